@@ -1,0 +1,87 @@
+# `make demo` and `make test` set everything up themselves: a virtual environment in .venv, rankone
+# built from this tree, and what the command needs. They ask for Python 3.11+, a C++20 compiler and
+# make; nvcc is used where it is found.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: demo test bench gpu-check docs reproduce lint format clean help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUILD ?= build/dev
+JOBS ?= $(shell nproc)
+# `make test` compiles the CUDA kernels for one architecture; a plain `pip install .` for all.
+TEST_CUDA_ARCHITECTURES ?= 90
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TIMED = $(PYTHON) tools/timed.py build/timings.txt
+
+SOURCES := $(shell find cpp cuda cmake -type f) CMakeLists.txt pyproject.toml
+PACKAGE := $(shell find python -name '*.py')
+
+help:
+	@echo "make demo       build, then each kernel family at real work, with a report"
+	@echo "make test       build CPU and CUDA code, then the C++ and Python tests"
+	@echo "make bench      native benchmarks and side-by-side comparisons"
+	@echo "make reproduce  every method's published claims, measured"
+	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize, benchmark"
+	@echo "make docs       the documentation pages"
+	@echo "make lint       ruff, mypy and clang-format"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rankone needs Python 3.11 or later, found " + sys.version.split()[0] + "; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# What building and running need; torch comes before everything that depends on it.
+$(VENV)/.tools: constraints.txt pyproject.toml | $(BIN)/python
+	$(TIMED) "install Python packages" $(PIP_INSTALL) torch numpy scikit-build-core pybind11 cmake ninja matplotlib rich safetensors typer pytest
+	@touch $@
+
+# The installed package, CPU kernels and, with nvcc, CUDA kernels; the same build tree then makes
+# the C++ tests.
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES) $(PACKAGE)
+	$(TIMED) "build and install rankone" env PATH="$(abspath $(BIN)):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
+	  $(PIP_INSTALL) --no-build-isolation --no-deps --force-reinstall \
+	  -C build-dir=$(BUILD) -C cmake.define.RANKONE_CUDA_ARCHITECTURES="$(TEST_CUDA_ARCHITECTURES)" \
+	  -C cmake.define.RANKONE_TESTS=ON .
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/rankone demo --out out/demo
+
+test: $(VENV)/.installed
+	$(TIMED) "build the C++ tests" env PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --parallel $(JOBS)
+	$(TIMED) "C++ tests" $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
+	$(TIMED) "build the sanitized tests" bash -c '$(BIN)/cmake --preset asan --fresh -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null && $(BIN)/cmake --build --preset asan --parallel $(JOBS)'
+	$(TIMED) "sanitized tests" $(BIN)/ctest --test-dir build/asan --output-on-failure --no-tests=error
+	$(TIMED) "Python tests" env RANKONE_BUILD_DIR="$(abspath $(BUILD))" $(BIN)/python -m pytest -q --durations=10
+	@$(PYTHON) tools/timed.py --report build/timings.txt
+
+bench: $(VENV)/.installed
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DRANKONE_PYTHON=OFF -DRANKONE_BENCHMARKS=ON
+	$(BIN)/cmake --build build/bench --parallel $(JOBS)
+	bench/run.sh $(BIN)/python build/bench
+
+reproduce: $(VENV)/.installed
+	$(BIN)/rankone reproduce --all --out out/reproduce
+
+gpu-check:
+	bench/gpu_check.sh
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/build.py
+
+lint: $(VENV)/.tools
+	$(PIP_INSTALL) ruff mypy clang-format
+	$(BIN)/ruff check python tests bench tools docs
+	$(BIN)/ruff format --check python tests bench tools docs
+	$(BIN)/mypy
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.tools
+	$(PIP_INSTALL) ruff clang-format
+	$(BIN)/ruff check --fix --quiet python tests bench tools docs
+	$(BIN)/ruff format python tests bench tools docs
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build out

@@ -1,0 +1,30 @@
+// The module rankone._native: one submodule of kernels a device, and what was built in.
+#include "bindings.h"
+
+namespace {
+
+namespace py = pybind11;
+
+void register_errors(py::module_& module) {
+  py::register_exception<rankone::CudaError>(module, "CudaError", PyExc_RuntimeError);
+  py::register_exception<rankone::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Native kernels of rankone. Called by rankone.ops, which checks its arguments.";
+  register_errors(module);
+  module.attr("version") = RANKONE_VERSION;
+  module.attr("cuda_targets") = RANKONE_CUDA_TARGETS;
+
+  py::module_ cpu = module.def_submodule("cpu", "CPU kernels.");
+  rankone::bindings::bind_linear_attention_cpu(cpu);
+#ifdef RANKONE_WITH_CUDA
+  module.attr("has_cuda") = true;
+  py::module_ cuda = module.def_submodule("cuda", "CUDA kernels.");
+  rankone::bindings::bind_linear_attention_cuda(cuda);
+#else
+  module.attr("has_cuda") = false;
+#endif
+}

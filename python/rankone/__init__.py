@@ -1,0 +1,31 @@
+"""rankone: hand-written kernels for linear-structure computations, and the methods built on them.
+
+``rankone.ops`` holds the kernels as torch ops, ``rankone.nn`` the layers and models,
+``rankone.catalog`` the list of methods and ``rankone.reproduce`` what each of them claims.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+try:
+    __version__ = version("rankone")
+except PackageNotFoundError:  # a source tree on PYTHONPATH, not installed
+    __version__ = "0+source"
+
+if TYPE_CHECKING:
+    from rankone import catalog, datasets, nn, ops, reproduce
+
+_SUBMODULES = ("catalog", "datasets", "nn", "ops", "reproduce")
+
+__all__ = ["__version__", *_SUBMODULES]
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return import_module(f"rankone.{name}")
+    raise AttributeError(f"module 'rankone' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,187 @@
+"""Every method of the library: what it is, where it comes from, and how to call it.
+
+One entry a method. The README's table, `rankone methods` and the registry of reproductions are
+read from here; importing this module imports nothing else of the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE_BEGIN = "<!-- catalogue: written by `rankone methods --markdown`, do not edit -->"
+TABLE_END = "<!-- end of catalogue -->"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper's title and its arXiv identifier, such as ``"2401.04658"``."""
+
+    title: str
+    arxiv: str
+
+    @property
+    def url(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One published method.
+
+    Attributes:
+        slug: its name in commands and file names, such as ``"lightning-attention-2"``.
+        title: what it computes, in a few words.
+        paper: where it was published.
+        field: the field of its users.
+        entry_points: dotted names to import, most important first.
+        family: the kernel family it runs on, or None.
+        extra: the optional dependencies it needs (``pip install 'rankone[extra]'``), or None.
+    """
+
+    slug: str
+    title: str
+    paper: Paper
+    field: str
+    entry_points: tuple[str, ...]
+    family: str | None = None
+    extra: str | None = None
+
+    @property
+    def module(self) -> str:
+        """The dotted name of the method's reproduction."""
+        return "rankone.reproduce." + self.slug.replace("-", "_")
+
+
+_METHODS = (
+    Method(
+        slug="lightning-attention-2",
+        title="Tiled causal linear attention with decay",
+        paper=Paper(
+            "Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in "
+            "Large Language Models",
+            "2401.04658",
+        ),
+        field="sequence models",
+        entry_points=(
+            "rankone.ops.linear_attention",
+            "rankone.ops.linear_attention_step",
+            "rankone.ops.decay_slopes",
+            "rankone.nn.LightningAttention",
+        ),
+        family="linear_attention",
+    ),
+)
+
+
+def methods() -> tuple[Method, ...]:
+    """Every method, in the order in which the library presents them.
+
+    Example:
+        >>> from rankone.catalog import methods
+        >>> methods()[0].slug
+        'lightning-attention-2'
+    """
+    return _METHODS
+
+
+@functools.cache
+def _by_slug() -> dict[str, Method]:
+    return {entry.slug: entry for entry in _METHODS}
+
+
+def method(slug: str) -> Method:
+    """The method of this slug.
+
+    Raises:
+        ValueError: for an unknown slug, naming the nearest known one.
+
+    Example:
+        >>> from rankone.catalog import method
+        >>> method("lightning-attention-2").paper.arxiv
+        '2401.04658'
+    """
+    known = _by_slug()
+    if slug in known:
+        return known[slug]
+    nearest = difflib.get_close_matches(slug, known, n=1, cutoff=0.3)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "`rankone methods` lists them"
+    raise ValueError(f"no method is called {slug!r}; {hint}")
+
+
+def resolve(entry_point: str) -> object:
+    """Import what a dotted name of ``Method.entry_points`` stands for.
+
+    An attribute of the parent wins over a submodule of the same name.
+
+    Raises:
+        ImportError: where there is neither.
+
+    Example:
+        >>> from rankone.catalog import resolve
+        >>> resolve("rankone.catalog.Method").__name__
+        'Method'
+    """
+    parent, _, name = entry_point.rpartition(".")
+    if not parent:
+        return importlib.import_module(name)
+    module = importlib.import_module(parent)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        return importlib.import_module(entry_point)
+
+
+def catalog_table() -> str:
+    """The methods as a Markdown table, one row a method, for the README."""
+    lines = [
+        "| method | field | entry points | kernel family | extra | paper |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for entry in _METHODS:
+        cells = (
+            f"{entry.title} (`{entry.slug}`)",
+            entry.field,
+            ", ".join(f"`{name.removeprefix('rankone.')}`" for name in entry.entry_points),
+            f"`{entry.family}`" if entry.family else "",
+            f"`rankone[{entry.extra}]`" if entry.extra else "",
+            f"[{entry.paper.title}]({entry.paper.url})",
+        )
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def updated_readme(text: str) -> str:
+    """``text`` with the catalogue table between its two markers renewed.
+
+    Raises:
+        ValueError: where one of the markers is missing, repeated, or they are out of order.
+    """
+    if text.count(TABLE_BEGIN) != 1 or text.count(TABLE_END) != 1:
+        raise ValueError(f"expected the lines {TABLE_BEGIN!r} and {TABLE_END!r} once each")
+    before, _, rest = text.partition(TABLE_BEGIN)
+    _, end, after = rest.partition(TABLE_END)
+    if not end:
+        raise ValueError(f"{TABLE_END!r} stands before {TABLE_BEGIN!r}")
+    return f"{before}{TABLE_BEGIN}\n{catalog_table()}\n{TABLE_END}{after}"
+
+
+def update_readme(path: str | os.PathLike[str]) -> bool:
+    """Renew the catalogue table in the README at ``path``; whether anything changed.
+
+    Raises:
+        ValueError: where the markers are missing.
+        FileNotFoundError: where there is no such file.
+    """
+    from rankone._files import write_whole
+
+    current = Path(path).read_text(encoding="utf-8")
+    renewed = updated_readme(current)
+    if renewed == current:
+        return False
+    write_whole(path, renewed)
+    return True

@@ -1,0 +1,143 @@
+"""Gated feed-forward blocks: down(activation(gate(x)) * up(x))."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rankone.nn.activations import activation_function
+
+
+def rounded_width(dim: int) -> int:
+    """8 / 3 * dim rounded up to a multiple of 256, or of 8 where dim is below 256."""
+    multiple = 256 if dim >= 256 else 8
+    return -(-8 * dim // (3 * multiple)) * multiple
+
+
+class GLU(nn.Module):
+    """Gated linear unit: down_proj(activation(gate_proj(x)) * up_proj(x)).
+
+    ``activation="identity"`` is the plain multiplicative unit (the SGLU of TransNormerLLM, "bilinear"
+    in the paper below), ``"sigmoid"`` the original GLU, ``"silu"`` SwiGLU, ``"gelu"`` GEGLU.
+
+    Args:
+        dim: width of the input and the output.
+        hidden: inner width; default int(8 / 3 * dim), which has as many weights as an ungated
+            block of inner width 4 * dim.
+        activation: name of the activation on the gate.
+        bias: whether the three projections have biases.
+
+    Shapes:
+        (..., dim) to (..., dim).
+
+    Raises:
+        ValueError: for an unknown activation or an inner width below 1.
+
+    Source: "GLU Variants Improve Transformer", arXiv 2002.05202.
+
+    Example:
+        >>> import torch
+        >>> from rankone.nn import GLU
+        >>> GLU(8, activation="identity")(torch.zeros(2, 3, 8)).shape
+        torch.Size([2, 3, 8])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int | None = None,
+        *,
+        activation: str = "silu",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = int(8 / 3 * dim) if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        self.activation = activation
+        self._activation = activation_function("activation", activation)
+        self.gate_proj = nn.Linear(dim, hidden, bias, device=device, dtype=dtype)
+        self.up_proj = nn.Linear(dim, hidden, bias, device=device, dtype=dtype)
+        self.down_proj = nn.Linear(hidden, dim, bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation!r}"
+
+
+class SwiGLU(GLU):
+    """SwiGLU as language models use it: silu gate, no biases, a rounded inner width.
+
+    Args:
+        dim: width of the input and the output.
+        hidden: inner width; default 8 / 3 * dim rounded up to a multiple of 256, or of 8 where
+            dim is below 256.
+
+    Source: arXiv 2002.05202.
+
+    Example:
+        >>> from rankone.nn import SwiGLU
+        >>> SwiGLU(96).up_proj.out_features
+        256
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        hidden = rounded_width(dim) if hidden is None else hidden
+        super().__init__(dim, hidden, activation="silu", bias=False, device=device, dtype=dtype)
+
+
+# The gate activations of arXiv 2002.05202 by the names given there.
+FEED_FORWARDS = {
+    "swiglu": "silu",
+    "geglu": "gelu",
+    "reglu": "relu",
+    "glu": "sigmoid",
+    "bilinear": "identity",
+}
+
+
+def make_feed_forward(
+    name: str,
+    dim: int,
+    hidden: int | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> GLU:
+    """The bias-free feed-forward block called ``name``, of :class:`SwiGLU`'s width by default.
+
+    Args:
+        name: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` (sigmoid gate) or ``"bilinear"``
+            (no activation).
+        dim: width of the input and the output.
+        hidden: inner width.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+        >>> from rankone.nn import make_feed_forward
+        >>> make_feed_forward("bilinear", 96).activation
+        'identity'
+    """
+    if name not in FEED_FORWARDS:
+        raise ValueError(f"feed_forward must be one of {sorted(FEED_FORWARDS)}, got {name!r}")
+    return GLU(
+        dim,
+        rounded_width(dim) if hidden is None else hidden,
+        activation=FEED_FORWARDS[name],
+        bias=False,
+        device=device,
+        dtype=dtype,
+    )

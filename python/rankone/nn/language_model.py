@@ -1,0 +1,513 @@
+"""LanguageModel: token embedding, pre-norm blocks with any mixer, gated feed-forward, tied head.
+
+    x += mixer(norm(x));  x += feed_forward(norm(x));  logits = norm(x) embedding^T
+
+The model knows of a mixer only what :class:`rankone.nn.Mixer` says, so linear attention, softmax
+attention and hybrids of them are one class. Its state is the tuple of its mixers' states: a text
+can be read in pieces, and with linear attention decoding takes constant time and memory a token.
+Decoding stands in ``generation.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rankone.nn.feed_forward import make_feed_forward
+from rankone.nn.files import write_whole
+from rankone.nn.generation import generate
+from rankone.nn.mixer import (
+    MixerState,
+    build_mixer,
+    check_attention_mask,
+    check_mixer,
+    mixer_name,
+)
+from rankone.nn.norms import make_norm
+from rankone.ops.checks import check_cu_seqlens, check_shape, shape_of
+
+# Key of the JSON configuration in the metadata of a saved model.
+CONFIG_KEY = "rankone.language_model"
+
+IGNORED_LABEL = -100
+
+MixerChoice: TypeAlias = "str | type[nn.Module] | Callable[[int], nn.Module]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """Everything that rebuilds a :class:`LanguageModel`; saved with it as JSON.
+
+    Attributes:
+        vocab_size: number of tokens.
+        hidden_size: width of the residual stream.
+        num_layers: number of blocks.
+        num_heads: heads of every mixer.
+        mixer: a name known to :func:`rankone.nn.register_mixer`, or one a layer.
+        mixer_kwargs: options of the mixer, or one mapping a layer.
+        feed_forward: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` or ``"bilinear"``.
+        intermediate_size: inner width of the feed-forward block; default as
+            :class:`rankone.nn.SwiGLU`.
+        norm: ``"rmsnorm"``, ``"srmsnorm"`` or ``"layernorm"``.
+        tie_embeddings: whether the head is the embedding.
+        initializer_range: standard deviation of initial weights.
+        activation_checkpointing: recompute every block in the backward pass instead of keeping
+            its activations.
+
+    Raises:
+        ValueError: for sizes below 1 or lists that do not have one entry a layer.
+
+    Example:
+        >>> from rankone.nn import LanguageModelConfig
+        >>> LanguageModelConfig(vocab_size=256, num_layers=2).mixer
+        'lightning_attention'
+    """
+
+    vocab_size: int
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    mixer: str | Sequence[str] | None = "lightning_attention"
+    mixer_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
+    feed_forward: str = "swiglu"
+    intermediate_size: int | None = None
+    norm: str = "rmsnorm"
+    tie_embeddings: bool = True
+    initializer_range: float = 0.02
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("mixer", "mixer_kwargs"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                _check_per_layer(name, value, self.num_layers)
+                object.__setattr__(self, name, tuple(value))
+
+    def to_json(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> LanguageModelConfig:
+        """The configuration from :meth:`to_json`'s text.
+
+        Raises:
+            ValueError: for an entry that this version does not know.
+        """
+        entries = json.loads(text)
+        unknown = set(entries) - {entry.name for entry in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown entries in the configuration: {sorted(unknown)}")
+        return cls(**entries)
+
+
+@dataclass(frozen=True)
+class LanguageModelOutput:
+    """Result of :class:`LanguageModel`.
+
+    Attributes:
+        logits: (batch, time, vocab_size).
+        loss: mean cross-entropy in nats a predicted token, float32; None without labels.
+        state: one mixer state a layer; None without ``return_state``.
+    """
+
+    logits: Tensor
+    loss: Tensor | None = None
+    state: tuple[MixerState, ...] | None = None
+
+
+class Block(nn.Module):
+    """One pre-norm residual block: a mixer, then a feed-forward block."""
+
+    def __init__(self, norm1: nn.Module, mixer: nn.Module, norm2: nn.Module, ff: nn.Module) -> None:
+        super().__init__()
+        self.mixer_norm = norm1
+        self.mixer = mixer
+        self.feed_forward_norm = norm2
+        self.feed_forward = ff
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MixerState,
+        return_state: bool,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, MixerState]:
+        mixed = self.mixer(
+            self.mixer_norm(x),
+            attention_mask=attention_mask,
+            state=state,
+            return_state=return_state,
+            cu_seqlens=cu_seqlens,
+        )
+        mixed, state = mixed if return_state else (mixed, None)
+        return self._feed_forward(x + mixed), state
+
+    def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        mixed, state = self.mixer.step(self.mixer_norm(x), state)
+        return self._feed_forward(x + mixed), state
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class LanguageModel(nn.Module):
+    """A decoder language model with a pluggable mixer.
+
+    Args:
+        config: sizes and choices.
+        mixer: instead of ``config.mixer``: a registered name, a class built as
+            :class:`rankone.nn.Mixer` says, a callable from the layer's index to a module, or a list
+            of names and classes, one a layer. A model whose mixers are not registered is loaded by
+            giving the same ``mixer`` to :meth:`load`.
+
+    Raises:
+        ValueError: for an unknown mixer, norm or feed-forward block, or a list that does not have
+            one entry a layer.
+        TypeError: for a mixer without the methods of :class:`rankone.nn.Mixer`.
+
+    Example:
+        >>> import torch
+        >>> from rankone.nn import LanguageModel, LanguageModelConfig
+        >>> model = LanguageModel(LanguageModelConfig(vocab_size=256, hidden_size=32, num_layers=2))
+        >>> tokens = torch.randint(256, (1, 20))
+        >>> output = model(tokens, labels=tokens, return_state=True)
+        >>> output.logits.shape
+        torch.Size([1, 20, 256])
+        >>> rest = model(torch.randint(256, (1, 5)), state=output.state)
+        >>> model.generate(tokens, 8, temperature=0.0).shape
+        torch.Size([1, 28])
+    """
+
+    def __init__(
+        self,
+        config: LanguageModelConfig,
+        *,
+        mixer: MixerChoice | Sequence[str | type[nn.Module]] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        choice = config.mixer if mixer is None else mixer
+        if choice is None:
+            raise ValueError(
+                "mixer must be given: the configuration is of a model whose mixers have no "
+                "registered name"
+            )
+        self.config = dataclasses.replace(config, mixer=_mixer_names(choice))
+        width = config.hidden_size
+        placement = {"device": device, "dtype": dtype}
+
+        self.embedding = nn.Embedding(config.vocab_size, width, **placement)
+        self.blocks = nn.ModuleList(
+            Block(
+                make_norm(config.norm, width, **placement),
+                _layer_mixer(choice, config, layer, placement),
+                make_norm(config.norm, width, **placement),
+                make_feed_forward(
+                    config.feed_forward, width, config.intermediate_size, **placement
+                ),
+            )
+            for layer in range(config.num_layers)
+        )
+        self.norm = make_norm(config.norm, width, **placement)
+        if config.tie_embeddings:
+            self.head = None
+        else:
+            self.head = nn.Linear(width, config.vocab_size, False, **placement)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw embedding and linear weights anew: N(0, s), biases 0.
+
+        s is ``initializer_range``; the maps that write to the residual stream, ``o_proj`` and
+        ``down_proj``, have s / sqrt(2 * num_layers), so that the stream's variance does not grow
+        with depth (as GPT-2).
+        """
+        deviation = self.config.initializer_range
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=deviation)
+            elif isinstance(module, nn.Linear):
+                residual = name.rsplit(".", 1)[-1] in ("o_proj", "down_proj")
+                depth = math.sqrt(2 * self.config.num_layers) if residual else 1.0
+                nn.init.normal_(module.weight, std=deviation / depth)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        labels: Tensor | None = None,
+        state: Sequence[MixerState] | None = None,
+        return_state: bool = False,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> LanguageModelOutput:
+        """Logits of the next token at every position, and the loss where labels are given.
+
+        Args:
+            tokens: (batch, time) int64 or int32.
+            labels: (batch, time), aligned with ``tokens`` and usually the same tensor: the loss at
+                position t is of ``labels[:, t + 1]``. Labels of -100, labels at padding, and the
+                first label of every packed sequence are left out.
+            state: the state an earlier call returned, to read on from there.
+            return_state: also return the state after the last token.
+            attention_mask: (batch, time), boolean or integer, 1 on tokens and 0 on padding.
+            cu_seqlens: (sequences + 1,) int32 or int64, starts of packed sequences; batch is 1.
+
+        Returns:
+            :class:`LanguageModelOutput`.
+
+        Raises:
+            ValueError: for tokens, labels, mask or state of the wrong shape.
+            TypeError: for tokens or labels that are not integers.
+        """
+        hidden, state = self.hidden_states(
+            tokens,
+            state=state,
+            return_state=return_state,
+            attention_mask=attention_mask,
+            cu_seqlens=cu_seqlens,
+        )
+        logits = self.logits(hidden)
+        loss = None
+        if labels is not None:
+            loss = _next_token_loss(logits, labels, tokens, attention_mask, cu_seqlens)
+        return LanguageModelOutput(logits, loss, state)
+
+    def hidden_states(
+        self,
+        tokens: Tensor,
+        *,
+        state: Sequence[MixerState] | None = None,
+        return_state: bool = False,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[MixerState, ...] | None]:
+        """Normalised (batch, time, hidden_size) before the head, and the state or None.
+
+        Arguments as :meth:`forward`.
+        """
+        _check_tokens("tokens", tokens, ("batch", "time"))
+        states = self._layer_states(state)
+        x = self.embedding(tokens)
+        recompute = (
+            self.config.activation_checkpointing and self.training and torch.is_grad_enabled()
+        )
+        new_states = []
+        for block, layer_state in zip(self.blocks, states, strict=True):
+            arguments = (x, layer_state, return_state, attention_mask, cu_seqlens)
+            if recompute:
+                x, layer_state = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x, layer_state = block(*arguments)
+            new_states.append(layer_state)
+        return self.norm(x), tuple(new_states) if return_state else None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., vocab_size) scores of the next token from normalised hidden states."""
+        return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+
+    def step(
+        self, tokens: Tensor, state: Sequence[MixerState] | None = None
+    ) -> tuple[Tensor, tuple[MixerState, ...]]:
+        """Read one token of every sequence.
+
+        Args:
+            tokens: (batch,) int64 or int32.
+            state: state before them; None at the start.
+
+        Returns:
+            Logits (batch, vocab_size) of the token after, and the new state.
+        """
+        _check_tokens("tokens", tokens, ("batch",))
+        x = self.embedding(tokens)
+        new_states = []
+        for block, layer_state in zip(self.blocks, self._layer_states(state), strict=True):
+            x, layer_state = block.step(x, layer_state)
+            new_states.append(layer_state)
+        return self.logits(self.norm(x)), tuple(new_states)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[MixerState, ...]:
+        """The state before the first token of ``batch_size`` sequences, one entry a layer."""
+        return tuple(
+            block.mixer.init_state(batch_size, device=device, dtype=dtype) for block in self.blocks
+        )
+
+    def generate(
+        self,
+        prompt: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos: int | None = None,
+        attention_mask: Tensor | None = None,
+        random_state: int | torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue a prompt; see :func:`rankone.nn.generate`."""
+        return generate(
+            self,
+            prompt,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            eos=eos,
+            attention_mask=attention_mask,
+            random_state=random_state,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights and configuration to one safetensors file, whole or not at all."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        metadata = {CONFIG_KEY: self.config.to_json()}
+        write_whole(path, lambda file: file.write(safetensors_bytes(tensors, metadata)))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        mixer: MixerChoice | Sequence[str | type[nn.Module]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> LanguageModel:
+        """Read a model that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            mixer: as in the constructor; needed where the saved mixers have no registered name.
+            device: where the weights go.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file holds no language model of this library.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no model file at {os.fspath(path)}")
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            config = (file.metadata() or {}).get(CONFIG_KEY)
+            if config is None:
+                raise ValueError(f"{os.fspath(path)} does not hold a rankone language model")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        dtype = tensors["embedding.weight"].dtype
+        model = cls(LanguageModelConfig.from_json(config), mixer=mixer, device=device, dtype=dtype)
+        model.load_state_dict(tensors)
+        return model
+
+    def _layer_states(self, state: Sequence[MixerState] | None) -> Sequence[MixerState]:
+        if state is None:
+            return (None,) * len(self.blocks)
+        if isinstance(state, Tensor) or len(state) != len(self.blocks):
+            found = shape_of(state) if isinstance(state, Tensor) else f"{len(state)} entries"
+            raise ValueError(f"state must have one entry a layer ({len(self.blocks)}), got {found}")
+        return state
+
+
+def _check_per_layer(name: str, value: Sequence[Any], num_layers: int) -> None:
+    if len(value) != num_layers:
+        raise ValueError(
+            f"{name} must have one entry a layer (num_layers {num_layers}), got {len(value)}"
+        )
+
+
+def _mixer_names(choice: Any) -> str | tuple[str, ...] | None:
+    """The choice as registered names, or None if a part of it has none."""
+    if isinstance(choice, str):
+        return choice
+    if isinstance(choice, Sequence):
+        names = [entry if isinstance(entry, str) else mixer_name(entry) for entry in choice]
+        known = tuple(name for name in names if name is not None)
+        return known if len(known) == len(names) else None
+    return mixer_name(choice)
+
+
+def _layer_mixer(
+    choice: Any, config: LanguageModelConfig, layer: int, placement: Mapping[str, Any]
+) -> nn.Module:
+    if isinstance(choice, Sequence) and not isinstance(choice, str):
+        _check_per_layer("mixer", choice, config.num_layers)
+        choice = choice[layer]
+    options = config.mixer_kwargs
+    if not isinstance(options, Mapping):
+        options = options[layer]
+    if isinstance(choice, (str, type)) or mixer_name(choice) is not None:
+        return build_mixer(
+            choice,
+            config.hidden_size,
+            config.num_heads,
+            layer_idx=layer,
+            num_layers=config.num_layers,
+            **placement,
+            **options,
+        )
+    if options:
+        raise ValueError(
+            "mixer_kwargs must be empty when mixer is a callable of the layer's index, "
+            f"got {dict(options)}"
+        )
+    return check_mixer(choice(layer)).to(**placement)
+
+
+def _check_tokens(name: str, tokens: Tensor, layout: tuple[str, ...]) -> None:
+    if tokens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name} must be int32 or int64, got {tokens.dtype}")
+    if tokens.ndim != len(layout):
+        raise ValueError(f"{name} must have shape ({', '.join(layout)}), got {shape_of(tokens)}")
+
+
+def _next_token_loss(
+    logits: Tensor,
+    labels: Tensor,
+    tokens: Tensor,
+    attention_mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> Tensor:
+    _check_tokens("labels", labels, ("batch", "time"))
+    check_shape("labels", labels, tokens.shape, "batch, time, as tokens")
+    if tokens.shape[1] < 2:
+        raise ValueError(f"labels need at least 2 tokens a row, got shape {shape_of(labels)}")
+    targets = labels.to(torch.int64)
+    mask = check_attention_mask(attention_mask, tokens)
+    if mask is not None:
+        targets = targets.masked_fill(~mask, IGNORED_LABEL)
+        # The token that predicts the first one of a left-padded text is padding.
+        targets[:, 1:] = targets[:, 1:].masked_fill(~mask[:, :-1], IGNORED_LABEL)
+    if cu_seqlens is not None:
+        check_cu_seqlens(cu_seqlens, tokens.shape[0])
+        # One place more than tokens: an empty last sequence starts at the end of time.
+        first = torch.zeros(tokens.shape[1] + 1, dtype=torch.bool, device=tokens.device)
+        first = first.index_fill(0, cu_seqlens.to(torch.int64), True)
+        targets = targets.masked_fill(first[:-1], IGNORED_LABEL)
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(),
+        targets[:, 1:].flatten(),
+        ignore_index=IGNORED_LABEL,
+    )

@@ -1,0 +1,138 @@
+"""Argument checks shared by every op.
+
+Shapes, dtypes and devices are checked always, in plain Python that ``torch.compile`` can trace.
+Checks that read values run inside the ops (see :func:`values_checked`): always on CPU tensors, and
+on other devices only with ``RANKONE_CHECK_VALUES=1``, because there they synchronise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class DTypeError(TypeError, ValueError):
+    """An argument of the wrong dtype; caught as ``TypeError`` and as ``ValueError``."""
+
+
+def shape_of(tensor: Tensor) -> str:
+    """Shape as it reads in an error message: ``(2, 16, 4, 64)``."""
+    return str(tuple(tensor.shape))
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def check_rank(name: str, tensor: Tensor, layout: Sequence[str]) -> None:
+    """Require one axis per entry of ``layout``, e.g. ``("batch", "time", "heads", "dim")``."""
+    check_tensor(name, tensor)
+    if tensor.ndim != len(layout):
+        raise ValueError(
+            f"{name} must be {len(layout)}-D ({', '.join(layout)}), got shape {shape_of(tensor)}"
+        )
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int], layout: str) -> None:
+    """Require exactly the shape ``expected``; ``layout`` says in words what its axes are."""
+    check_tensor(name, tensor)
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(
+            f"{name} must have shape {tuple(expected)} ({layout}), got {shape_of(tensor)}"
+        )
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in FLOATING:
+        raise DTypeError(
+            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+
+
+def check_same_dtype(tensors: Mapping[str, Tensor]) -> None:
+    """Require one floating dtype, except under autocast, which casts them to one itself."""
+    for name, tensor in tensors.items():
+        check_floating(name, tensor)
+    (first, reference), *others = tensors.items()
+    if torch.is_autocast_enabled(reference.device.type):
+        return
+    for name, tensor in others:
+        if tensor.dtype != reference.dtype:
+            raise DTypeError(
+                f"{name} must have the dtype of {first}, {reference.dtype}, got {tensor.dtype}"
+            )
+
+
+def check_same_device(tensors: Mapping[str, Tensor | None]) -> None:
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    (first, reference), *others = present.items()
+    for name, tensor in others:
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{name} must be on the device of {first}, {reference.device}, got {tensor.device}"
+            )
+
+
+def check_grouped_heads(name: str, heads: int, kv_name: str, kv_heads: int) -> None:
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(
+            f"{name} must have a multiple of the heads of {kv_name}, got {heads} and {kv_heads}"
+        )
+
+
+def check_head_dim(name: str, dim: int, limit: int) -> None:
+    if not 1 <= dim <= limit:
+        raise ValueError(f"the last axis of {name} must be between 1 and {limit}, got {dim}")
+
+
+def check_cu_seqlens(cu_seqlens: Tensor, batch: int) -> None:
+    """Shape and dtype of packed-sequence offsets; their values are checked by the op."""
+    check_tensor("cu_seqlens", cu_seqlens)
+    if batch != 1:
+        raise ValueError(f"batch size must be 1 when cu_seqlens is given, got {batch}")
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise DTypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
+    if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 1:
+        raise ValueError(
+            "cu_seqlens must be 1-D (sequences + 1) with at least one entry, "
+            f"got shape {shape_of(cu_seqlens)}"
+        )
+
+
+def values_checked(tensor: Tensor) -> bool:
+    """Whether checks that read the values of ``tensor`` run."""
+    return tensor.device.type == "cpu" or os.environ.get("RANKONE_CHECK_VALUES") == "1"
+
+
+def check_log_decay_values(log_decay: Tensor) -> None:
+    """Require every log-decay to be at most 0 (``-inf`` is a reset), which NaN is not."""
+    if not values_checked(log_decay) or log_decay.numel() == 0:
+        return
+    largest = log_decay.detach().max()
+    if not bool(largest <= 0):
+        raise ValueError(
+            f"log_decay must be at most 0 everywhere (-inf resets the state), got {largest.item()}"
+        )
+
+
+def check_cu_seqlens_values(cu_seqlens: Tensor, time: int) -> None:
+    """Require offsets that start at 0, never decrease and end at ``time``."""
+    if not values_checked(cu_seqlens):
+        return
+    offsets = cu_seqlens.tolist()
+    if offsets[0] != 0:
+        raise ValueError(f"cu_seqlens must start at 0, got {offsets[0]}")
+    for index in range(len(offsets) - 1):
+        if offsets[index + 1] < offsets[index]:
+            raise ValueError(
+                f"cu_seqlens must not decrease, got {offsets[index]} followed by "
+                f"{offsets[index + 1]} at position {index + 1}"
+            )
+    if offsets[-1] != time:
+        raise ValueError(f"cu_seqlens must end at the time length {time}, got {offsets[-1]}")
