@@ -8,6 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The environment's own cmake and ninja come first.
+export PATH := $(abspath $(BIN)):$(PATH)
 BUILD ?= build/dev
 JOBS ?= $(shell nproc)
 # `make test` compiles the CUDA kernels for one architecture; a plain `pip install .` for all.
@@ -39,7 +41,7 @@ $(VENV)/.tools: constraints.txt pyproject.toml | $(BIN)/python
 # The installed package, CPU kernels and, with nvcc, CUDA kernels; the same build tree then makes
 # the C++ tests.
 $(VENV)/.installed: $(VENV)/.tools $(SOURCES) $(PACKAGE)
-	$(TIMED) "build and install rankone" env PATH="$(abspath $(BIN)):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
+	$(TIMED) "build and install rankone" env CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
 	  $(PIP_INSTALL) --no-build-isolation --no-deps --force-reinstall \
 	  -C build-dir=$(BUILD) -C cmake.define.RANKONE_CUDA_ARCHITECTURES="$(TEST_CUDA_ARCHITECTURES)" \
 	  -C cmake.define.RANKONE_TESTS=ON .
@@ -49,16 +51,16 @@ demo: $(VENV)/.installed
 	$(BIN)/rankone demo --out out/demo
 
 test: $(VENV)/.installed
-	$(TIMED) "build the C++ tests" env PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --parallel $(JOBS)
-	$(TIMED) "C++ tests" $(BIN)/ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
-	$(TIMED) "build the sanitized tests" bash -c '$(BIN)/cmake --preset asan --fresh -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null && $(BIN)/cmake --build --preset asan --parallel $(JOBS)'
-	$(TIMED) "sanitized tests" $(BIN)/ctest --test-dir build/asan --output-on-failure --no-tests=error
+	$(TIMED) "build the C++ tests" cmake --build $(BUILD) --parallel $(JOBS)
+	$(TIMED) "C++ tests" ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
+	$(TIMED) "build the sanitized tests" bash -c 'cmake --preset asan && cmake --build --preset asan --parallel $(JOBS)'
+	$(TIMED) "sanitized tests" ctest --test-dir build/asan --output-on-failure --no-tests=error
 	$(TIMED) "Python tests" env RANKONE_BUILD_DIR="$(abspath $(BUILD))" $(BIN)/python -m pytest -q --durations=10
 	@$(PYTHON) tools/timed.py --report build/timings.txt
 
 bench: $(VENV)/.installed
-	$(BIN)/cmake -S . -B build/bench -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DRANKONE_PYTHON=OFF -DRANKONE_BENCHMARKS=ON
-	$(BIN)/cmake --build build/bench --parallel $(JOBS)
+	cmake -S . -B build/bench -G Ninja -DRANKONE_PYTHON=OFF -DRANKONE_BENCHMARKS=ON
+	cmake --build build/bench --parallel $(JOBS)
 	bench/run.sh $(BIN)/python build/bench
 
 reproduce: $(VENV)/.installed

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "rankone/core.h"
+#include "rankone/linear_attention.h"
 
 namespace rankone::cpu {
 

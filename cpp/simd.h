@@ -375,7 +375,7 @@ RANKONE_INLINE void store_storage(BFloat16* target, Vec<T> value) {
 template <typename T>
 RANKONE_INLINE Vec<T> load_storage(const Half* source) {
 #if RANKONE_ISA_LEVEL == 2
-  return Vec<T>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
+  return Vec<T>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
 #elif RANKONE_ISA_LEVEL == 1
   return Vec<T>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
 #else
@@ -389,7 +389,7 @@ template <typename T>
 RANKONE_INLINE void store_storage(Half* target, Vec<T> value) {
 #if RANKONE_ISA_LEVEL == 2
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(target),
-                      _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+                      _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT));
 #elif RANKONE_ISA_LEVEL == 1
   _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
                    _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));

@@ -65,9 +65,8 @@ __device__ __forceinline__ float2 unpack<__nv_bfloat16>(std::uint32_t pair) {
 }
 template <>
 __device__ __forceinline__ float2 unpack<__half>(std::uint32_t pair) {
-  return make_float2(
-      __half2float(__ushort_as_half(static_cast<unsigned short>(pair))),
-      __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16))));
+  return make_float2(__half2float(__ushort_as_half(static_cast<unsigned short>(pair))),
+                     __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16))));
 }
 #endif
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <type_traits>
+#include <typeinfo>
 
 #include "platform.cuh"
 #include "rankone/core.h"
@@ -26,7 +27,7 @@ struct LaunchConfig {
   dim3 block;
   std::size_t shared_bytes = 0;
   cudaStream_t stream = nullptr;
-  /// The kernel's name in errors; looked up in the symbol table when null.
+  /// The kernel's name in errors; its symbol when null.
   const char* name = nullptr;
 };
 
@@ -44,19 +45,20 @@ inline void check(cudaError_t status, const std::string& operation) {
                   std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status));
 }
 
-inline std::string kernel_name(const void* kernel, const char* given) {
-  if (given != nullptr) return given;
+/// The kernel's name for an error: its symbol, or else the type of its arguments.
+inline std::string kernel_name(const void* kernel, const std::type_info& arguments) {
+  const auto readable = [](const char* symbol) {
+    int status = 0;
+    const std::unique_ptr<char, decltype(&std::free)> text(
+        abi::__cxa_demangle(symbol, nullptr, nullptr, &status), &std::free);
+    return std::string(status == 0 ? text.get() : symbol);
+  };
 #if CUDART_VERSION >= 12030
   const char* symbol = nullptr;
-  if (cudaFuncGetName(&symbol, kernel) == cudaSuccess && symbol != nullptr) {
-    int status = 0;
-    const std::unique_ptr<char, decltype(&std::free)> readable(
-        abi::__cxa_demangle(symbol, nullptr, nullptr, &status), &std::free);
-    return status == 0 ? readable.get() : symbol;
-  }
-#endif
+  if (cudaFuncGetName(&symbol, kernel) == cudaSuccess && symbol != nullptr) return readable(symbol);
   cudaGetLastError();
-  return "kernel without a name";
+#endif
+  return "kernel taking " + readable(arguments.name());
 }
 
 #endif
@@ -70,13 +72,15 @@ void launch(void (*kernel)(Arguments), const LaunchConfig& config,
 #ifdef RANKONE_EMULATION
   const auto call = [&] { kernel(arguments); };
   using Call = decltype(call);
-  emulation::launch({config.grid, config.block, config.shared_bytes, config.name,
-                     reinterpret_cast<const void*>(kernel)},
-                    [](const void* context) { (*static_cast<Call*>(context))(); }, &call);
+  emulation::launch(
+      {config.grid, config.block, config.shared_bytes, config.name,
+       reinterpret_cast<const void*>(kernel), &typeid(Arguments)},
+      [](const void* context) { (*static_cast<Call*>(context))(); }, &call);
 #else
   const void* function = reinterpret_cast<const void*>(kernel);
   const auto check_launch = [&](cudaError_t status) {
-    if (status != cudaSuccess) check(status, kernel_name(function, config.name));
+    if (status == cudaSuccess) return;
+    check(status, config.name != nullptr ? config.name : kernel_name(function, typeid(Arguments)));
   };
   // Every architecture grants 48 KB without asking.
   constexpr std::size_t kDefaultSharedBytes = 48 * 1024;

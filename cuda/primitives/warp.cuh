@@ -116,6 +116,14 @@ __device__ __forceinline__ T warp_max(T value, int width = kWarpSize) {
   return value;
 }
 
+/// Orders the calling thread's memory accesses before it against those after it, as other threads
+/// of the device see them.
+__device__ __forceinline__ void device_fence() {
+#ifndef RANKONE_EMULATION
+  __threadfence();
+#endif
+}
+
 // Integer atomics on shared or global memory, relaxed order; each returns the value before it.
 // T is int, unsigned or unsigned long long. There are none for floating point: a sum whose order
 // is left to the scheduler is not repeatable.
@@ -189,8 +197,7 @@ template <typename T>
 __device__ __forceinline__ T atomic_compare_exchange(T* address, T expected, T value) {
   static_assert(std::is_integral_v<T>);
 #ifdef RANKONE_EMULATION
-  return emulation::atomic_update(address,
-                                  [=](T old) { return old == expected ? value : old; });
+  return emulation::atomic_update(address, [=](T old) { return old == expected ? value : old; });
 #else
   return atomicCAS(address, expected, value);
 #endif

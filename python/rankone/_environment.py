@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-Facts = Mapping[str, str | int]
 
 
 def versions() -> dict[str, str]:
@@ -51,8 +48,8 @@ def native_kernels() -> dict[str, str]:
         return {"native module": "not built: ops run as composite torch code"}
     return {
         "native module": "built",
-        "instruction set": native.instruction_set(),
-        "CUDA kernels": "built" if native.has_cuda else "not built",
+        "instruction set": native.cpu.linear_attention_instruction_set(),
+        "CUDA kernels": f"built for {native.cuda_targets}" if native.has_cuda else "not built",
     }
 
 

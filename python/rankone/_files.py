@@ -6,18 +6,22 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
+def write_whole(
+    path: str | os.PathLike[str], content: str | bytes | Callable[[BinaryIO], object]
+) -> Path:
     """Replace the file at ``path`` by ``content``; until it is complete, the old one stays.
 
-    The content goes to a temporary file in the same folder, which is made if it is missing, and is
-    then renamed. An error or an interrupt leaves what was there before and no temporary file.
+    The content goes to a temporary file in the same folder, which is then renamed. An error or an
+    interrupt leaves what was there before and no temporary file.
 
     Args:
-        path: the file to write.
-        content: text, written as UTF-8, or bytes.
+        path: the file to write, in a folder that exists.
+        content: text, written as UTF-8, or bytes, or a function that writes to an open file.
 
     Returns:
         The path.
@@ -26,16 +30,19 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
         >>> import tempfile
         >>> from rankone._files import write_whole
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_whole(f"{folder}/new/a.txt", "text").read_text()
+        ...     write_whole(f"{folder}/a.txt", "text").read_text()
         'text'
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.chmod(temporary, _mode_of(target))
         os.replace(temporary, target)
     except BaseException:

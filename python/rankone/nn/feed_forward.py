@@ -17,8 +17,8 @@ def rounded_width(dim: int) -> int:
 class GLU(nn.Module):
     """Gated linear unit: down_proj(activation(gate_proj(x)) * up_proj(x)).
 
-    ``activation="identity"`` is the plain multiplicative unit (the SGLU of TransNormerLLM, "bilinear"
-    in the paper below), ``"sigmoid"`` the original GLU, ``"silu"`` SwiGLU, ``"gelu"`` GEGLU.
+    ``activation="identity"`` is the plain multiplicative unit ("bilinear" in the paper below, the
+    SGLU of TransNormerLLM), ``"sigmoid"`` the original GLU, ``"silu"`` SwiGLU, ``"gelu"`` GEGLU.
 
     Args:
         dim: width of the input and the output.

@@ -117,9 +117,8 @@ def generate(
     mask = check_attention_mask(attention_mask, prompt)
     if mask is not None and not bool(mask.any(1).all()):
         raise ValueError("attention_mask must leave at least one token in every row, got none")
-    generator = random_state
     if isinstance(random_state, int):
-        generator = torch.Generator(prompt.device).manual_seed(random_state)
+        random_state = torch.Generator(prompt.device).manual_seed(random_state)
 
     texts = [prompt.to(torch.int64)]
     if max_new_tokens == 0:
@@ -135,7 +134,7 @@ def generate(
     ended = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
     for index in range(max_new_tokens):
         token = sample_logits(
-            logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+            logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=random_state
         )
         if eos is not None:
             token = token.masked_fill(ended, eos)

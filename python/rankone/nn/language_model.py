@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,8 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankone._files import write_whole
 from rankone.nn.feed_forward import make_feed_forward
-from rankone.nn.files import write_whole
 from rankone.nn.generation import generate
 from rankone.nn.mixer import (
     MixerState,
@@ -63,7 +63,8 @@ class LanguageModelConfig:
             :class:`rankone.nn.SwiGLU`.
         norm: ``"rmsnorm"``, ``"srmsnorm"`` or ``"layernorm"``.
         tie_embeddings: whether the head is the embedding.
-        initializer_range: standard deviation of initial weights.
+        initializer_range: standard deviation of initial weights; default
+            sqrt(2 / (5 * hidden_size)) (arXiv 1910.05895), 0.023 at width 768.
         activation_checkpointing: recompute every block in the backward pass instead of keeping
             its activations.
 
@@ -86,7 +87,7 @@ class LanguageModelConfig:
     intermediate_size: int | None = None
     norm: str = "rmsnorm"
     tie_embeddings: bool = True
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -135,12 +136,20 @@ class LanguageModelOutput:
 class Block(nn.Module):
     """One pre-norm residual block: a mixer, then a feed-forward block."""
 
-    def __init__(self, norm1: nn.Module, mixer: nn.Module, norm2: nn.Module, ff: nn.Module) -> None:
+    mixer: Any  # a module that is a rankone.nn.Mixer
+
+    def __init__(
+        self,
+        mixer_norm: nn.Module,
+        mixer: nn.Module,
+        feed_forward_norm: nn.Module,
+        feed_forward: nn.Module,
+    ) -> None:
         super().__init__()
-        self.mixer_norm = norm1
+        self.mixer_norm = mixer_norm
         self.mixer = mixer
-        self.feed_forward_norm = norm2
-        self.feed_forward = ff
+        self.feed_forward_norm = feed_forward_norm
+        self.feed_forward = feed_forward
 
     def forward(
         self,
@@ -213,7 +222,7 @@ class LanguageModel(nn.Module):
             )
         self.config = dataclasses.replace(config, mixer=_mixer_names(choice))
         width = config.hidden_size
-        placement = {"device": device, "dtype": dtype}
+        placement: dict[str, Any] = {"device": device, "dtype": dtype}
 
         self.embedding = nn.Embedding(config.vocab_size, width, **placement)
         self.blocks = nn.ModuleList(
@@ -238,11 +247,13 @@ class LanguageModel(nn.Module):
     def reset_parameters(self) -> None:
         """Draw embedding and linear weights anew: N(0, s), biases 0.
 
-        s is ``initializer_range``; the maps that write to the residual stream, ``o_proj`` and
-        ``down_proj``, have s / sqrt(2 * num_layers), so that the stream's variance does not grow
-        with depth (as GPT-2).
+        s is the configuration's ``initializer_range``; the maps that write to the residual stream,
+        ``o_proj`` and ``down_proj``, have s / sqrt(2 * num_layers), so that the stream's variance
+        does not grow with depth (as GPT-2).
         """
         deviation = self.config.initializer_range
+        if deviation is None:
+            deviation = math.sqrt(2 / (5 * self.config.hidden_size))
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=deviation)
@@ -343,7 +354,7 @@ class LanguageModel(nn.Module):
         _check_tokens("tokens", tokens, ("batch",))
         x = self.embedding(tokens)
         new_states = []
-        for block, layer_state in zip(self.blocks, self._layer_states(state), strict=True):
+        for block, layer_state in zip(self._blocks, self._layer_states(state), strict=True):
             x, layer_state = block.step(x, layer_state)
             new_states.append(layer_state)
         return self.logits(self.norm(x)), tuple(new_states)
@@ -357,7 +368,7 @@ class LanguageModel(nn.Module):
     ) -> tuple[MixerState, ...]:
         """The state before the first token of ``batch_size`` sequences, one entry a layer."""
         return tuple(
-            block.mixer.init_state(batch_size, device=device, dtype=dtype) for block in self.blocks
+            block.mixer.init_state(batch_size, device=device, dtype=dtype) for block in self._blocks
         )
 
     def generate(
@@ -389,7 +400,7 @@ class LanguageModel(nn.Module):
         """Write weights and configuration to one safetensors file, whole or not at all."""
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         metadata = {CONFIG_KEY: self.config.to_json()}
-        write_whole(path, lambda file: file.write(safetensors_bytes(tensors, metadata)))
+        write_whole(path, safetensors_bytes(tensors, metadata))
 
     @classmethod
     def load(
@@ -421,6 +432,10 @@ class LanguageModel(nn.Module):
         model = cls(LanguageModelConfig.from_json(config), mixer=mixer, device=device, dtype=dtype)
         model.load_state_dict(tensors)
         return model
+
+    @property
+    def _blocks(self) -> Sequence[Block]:
+        return cast("Sequence[Block]", self.blocks)
 
     def _layer_states(self, state: Sequence[MixerState] | None) -> Sequence[MixerState]:
         if state is None:

@@ -12,7 +12,7 @@ Training and reading a text cost O(time); a decoding step costs O(1) and the sta
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,8 @@ class LightningAttention(nn.Module):
         >>> torch.allclose(last, y[:, 9], atol=1e-5)
         True
     """
+
+    slopes: Tensor
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class LightningAttention(nn.Module):
                     log_decay = log_decay.expand(*x.shape[:2], -1)
                 padding = padding if log_decay.ndim == 4 else padding[..., 0]
                 log_decay = log_decay.masked_fill(padding, 0)
-        o, state = linear_attention(
+        o, final_state = linear_attention(
             q,
             k,
             v,
@@ -228,7 +230,7 @@ class LightningAttention(nn.Module):
             cu_seqlens=cu_seqlens,
         )
         y = self._output(x, o)
-        return (y, state) if return_state else y
+        return (y, cast(Tensor, final_state)) if return_state else y
 
     def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix one token.
@@ -246,8 +248,8 @@ class LightningAttention(nn.Module):
         check_token(x, self.hidden_size)
         self._check_state(state, x.shape[0])
         q, k, v, log_decay = self._project(x)
-        o, state = linear_attention_step(q, k, v, state, log_decay, scale=self.scale)
-        return self._output(x, o), state
+        o, new_state = linear_attention_step(q, k, v, state, log_decay, scale=self.scale)
+        return self._output(x, o), cast(Tensor, new_state)
 
     def init_state(
         self,

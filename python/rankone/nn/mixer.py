@@ -1,9 +1,8 @@
 """What a sequence mixer is, and the registry of mixers by name.
 
 A mixer is the part of a block that moves information between tokens: linear attention, softmax
-attention, a state-space layer. :class:`Mixer` is the whole contract; :class:`rankone.nn.LanguageModel`
-and everything built on it use nothing else of a mixer. The checks that every mixer makes on its
-arguments stand here too.
+attention, a state-space layer. :class:`Mixer` is the whole contract: a language model uses nothing
+else of a mixer. The checks that every mixer makes on its arguments stand here too.
 """
 
 from __future__ import annotations
@@ -198,9 +197,7 @@ def check_sequence(
 ) -> tuple[Tensor | None, int]:
     """Check a mixer's input; gives the mask as booleans and the number of sequences."""
     if x.ndim != 3 or x.shape[-1] != hidden_size:
-        raise ValueError(
-            f"x must have shape (batch, time, {hidden_size}), got shape {shape_of(x)}"
-        )
+        raise ValueError(f"x must have shape (batch, time, {hidden_size}), got shape {shape_of(x)}")
     if cu_seqlens is not None:
         if attention_mask is not None:
             raise ValueError(

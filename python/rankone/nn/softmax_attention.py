@@ -131,9 +131,7 @@ class SoftmaxAttention(nn.Module):
             y = y[row, column][None]
         return (y, state) if return_state else y
 
-    def step(
-        self, x: Tensor, state: AttentionCache | None = None
-    ) -> tuple[Tensor, AttentionCache]:
+    def step(self, x: Tensor, state: AttentionCache | None = None) -> tuple[Tensor, AttentionCache]:
         """Mix one token: (batch, hidden_size) after ``state``; gives the output and new cache."""
         check_token(x, self.hidden_size)
         self._check_state(state, x.shape[0])

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from rankone.nn.files import write_whole
+from rankone._files import write_whole
+from rankone._progress import Progress
 
 Batch = Tensor | Mapping[str, Any]
 
@@ -345,21 +345,16 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress_bar(wanted: bool, run: _Run) -> Iterator[Callable[[], None]]:
-    bar = Progress(
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    if not wanted or not bar.console.is_terminal:
-        yield lambda: None
-        return
-    with bar:
-        task = bar.add_task("training", total=1.0, completed=run.progress(), note="")
+    """A bar over the run's steps, or its seconds where those are the only limit."""
+    config = run.config
+    total = config.max_steps or math.ceil(config.max_seconds or 0)
+    with Progress("training", total, enabled=wanted) as bar:
 
         def show() -> None:
+            done = run.step if config.max_steps is not None else int(run.seconds)
             rate = run.tokens / max(run.seconds, 1e-9)
-            note = f"step {run.step}  loss {run.losses[-1]:.3f}  {rate:,.0f} tokens/s"
-            bar.update(task, completed=min(run.progress(), 1.0), note=note)
+            loss = run.losses[-1] if run.losses else math.nan
+            bar.advance(min(done, total) - bar.done, f"loss {loss:.3f}  {rate:,.0f} tokens/s")
 
+        show()
         yield show

@@ -30,9 +30,8 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def output_dtype(q: Tensor) -> torch.dtype:
     """Dtype of the result: that of q, or autocast's where autocast applies."""
-    if torch.is_autocast_enabled(q.device.type) and q.dtype != torch.float64:
-        return torch.get_autocast_dtype(q.device.type)
-    return q.dtype
+    dtype = checks.autocast_dtype(q)
+    return q.dtype if dtype is None or q.dtype == torch.float64 else dtype
 
 
 def join_state(state: State) -> Tensor | None:

@@ -55,12 +55,22 @@ def check_floating(name: str, tensor: Tensor) -> None:
         )
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype autocast asks for on the tensor's device, or None where it is not active."""
+    device_type = tensor.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return None
+    if not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
 def check_same_dtype(tensors: Mapping[str, Tensor]) -> None:
     """Require one floating dtype, except under autocast, which casts them to one itself."""
     for name, tensor in tensors.items():
         check_floating(name, tensor)
     (first, reference), *others = tensors.items()
-    if torch.is_autocast_enabled(reference.device.type):
+    if autocast_dtype(reference) is not None:
         return
     for name, tensor in others:
         if tensor.dtype != reference.dtype:

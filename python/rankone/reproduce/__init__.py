@@ -5,12 +5,13 @@ slug, shows their claims and writes a JSON file and one self-contained HTML page
 """
 
 from rankone.reproduce._claims import Claim, shown
-from rankone.reproduce._figures import SERIES, Figure, panel
+from rankone.reproduce._figures import MUTED, SERIES, Figure, against_length, length_label, panel
 from rankone.reproduce._page import Passage, Section, html_page
 from rankone.reproduce._reproduction import Reproduction, Settings, Table
 from rankone.reproduce._runner import Failure, Run, read_report, reproduce, run_one, write_report
 
 __all__ = [
+    "MUTED",
     "SERIES",
     "Claim",
     "Failure",
@@ -21,7 +22,9 @@ __all__ = [
     "Section",
     "Settings",
     "Table",
+    "against_length",
     "html_page",
+    "length_label",
     "panel",
     "read_report",
     "reproduce",

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
 INK = "#1f2328"
@@ -77,7 +78,7 @@ def panel(
     *,
     title: str = "",
     size: tuple[float, float] = (4.8, 3.3),
-) -> Iterator[tuple[MatplotlibFigure, object]]:
+) -> Iterator[tuple[MatplotlibFigure, Axes]]:
     """A matplotlib figure with one axes in the report's style, made without pyplot's global state.
 
     Args:
@@ -129,6 +130,34 @@ def panel(
         if title:
             axes.set_title(title)
         yield drawing, axes
+
+
+def against_length(axes: Axes, lengths: Sequence[int]) -> None:
+    """Make both axes logarithmic: powers of two below, and round numbers on the left.
+
+    Args:
+        axes: drawn axes.
+        lengths: sequence lengths to mark.
+    """
+    from matplotlib.ticker import EngFormatter, LogLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [length_label(length) for length in lengths])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.minorticks_off()
+
+
+def length_label(length: int) -> str:
+    """A sequence length as a tick label.
+
+    Example:
+        >>> from rankone.reproduce import length_label
+        >>> length_label(512), length_label(16384)
+        ('512', '16K')
+    """
+    return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else str(length)
 
 
 def _svg(drawing: MatplotlibFigure) -> str:

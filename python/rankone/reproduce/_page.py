@@ -15,6 +15,9 @@ from rankone.reproduce._claims import Claim, Number, shown
 from rankone.reproduce._figures import PALETTE, Figure, inlined
 from rankone.reproduce._reproduction import TABLE_DIGITS, Table
 
+_NUMBER = ' class="number"'
+_SHORT = 32  # characters of a cell that is never broken over lines
+
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -170,7 +173,11 @@ def _claims(claims: Sequence[Claim]) -> str:
 
 
 def _table(table: Table) -> str:
-    headings = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+    headings = "".join(
+        f"<th{_NUMBER if all(_numeric(row[index]) for row in table.rows) else ''}>"
+        f"{escape(name)}</th>"
+        for index, name in enumerate(table.columns)
+    )
     rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
     badge = ' <span class="badge">published</span>' if table.published else ""
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
@@ -182,10 +189,16 @@ def _table(table: Table) -> str:
 
 def _cell(cell: object) -> str:
     if cell is None:
-        return '<td class="number">–</td>'
-    if isinstance(cell, Number) and not isinstance(cell, bool):
-        return f'<td class="number">{shown(cell, TABLE_DIGITS)}</td>'
-    return f"<td>{escape(str(cell))}</td>"
+        return f"<td{_NUMBER}>–</td>"
+    if _numeric(cell):
+        return f"<td{_NUMBER}>{shown(cell, TABLE_DIGITS)}</td>"
+    text = str(cell)
+    kind = ' class="short"' if len(text) <= _SHORT else ""
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _numeric(cell: object) -> bool:
+    return cell is None or (isinstance(cell, Number) and not isinstance(cell, bool))
 
 
 def _figure(figure: Figure, anchor: str) -> str:
@@ -247,7 +260,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid var(--grid);padding:.45rem .8rem .45rem 0;text-align:left;
 vertical-align:top}
 th{color:var(--muted);font-size:.82rem;font-weight:600;vertical-align:bottom}
-td.number{text-align:right;padding-right:1.4rem}
+.number{text-align:right;padding-right:1.6rem}
+.short,td.number{white-space:nowrap}
 .claims{width:100%;margin-top:1rem}
 .claims td:first-child{width:44%}
 .mark{font-weight:600;white-space:nowrap}

@@ -151,6 +151,7 @@ def write_report(
         "as not holding; numbers quoted from a publication are marked as published.",
         [*map(_section, reproductions), *map(_failed_section, failures)],
     )
+    out.mkdir(parents=True, exist_ok=True)
     return write_whole(out / JSON_NAME, json_text), write_whole(out / HTML_NAME, page)
 
 

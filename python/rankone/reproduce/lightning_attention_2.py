@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankone import _timing, ops
 from rankone._progress import Progress
-from rankone.reproduce import Claim, Figure, Reproduction, Settings, Table, panel
+from rankone.reproduce import Claim, Figure, Reproduction, Settings, Table, against_length, panel
 
 LINEAR = "linear attention"
 SOFTMAX = "softmax attention"
@@ -466,15 +466,13 @@ def _figure(settings: Settings, scale: Scale, forward: Speeds, both: Speeds) -> 
     for title, speeds in (("forward", forward), ("forward and backward", both)):
         with panel("sequence length T", "tokens per second", title=title) as (drawing, axes):
             for side, marker in ((LINEAR, "o"), (SOFTMAX, "s")):
-                axes.loglog(
+                axes.plot(
                     speeds.tokens_per_sequence,
                     [speeds.tokens_per_second(side, n) for n in speeds.tokens_per_sequence],
                     marker=marker,
                     label=side,
                 )
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(scale.lengths, [_length_label(length) for length in scale.lengths])
-            axes.minorticks_off()
+            against_length(axes, scale.lengths)
             axes.legend()
         drawings.append(drawing)
     threads = "one thread" if torch.device(settings.device).type == "cpu" else settings.device
@@ -485,6 +483,3 @@ def _figure(settings: Settings, scale: Scale, forward: Speeds, both: Speeds) -> 
         *drawings,
     )
 
-
-def _length_label(length: int) -> str:
-    return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else str(length)

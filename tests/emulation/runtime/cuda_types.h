@@ -96,7 +96,8 @@ inline float __half2float(__half value) {
   const std::uint32_t sign = (value.bits & 0x8000u) << 16;
   const std::uint32_t scaled =
       std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
-  const std::uint32_t finite_or_not = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u | magnitude : scaled;
+  const std::uint32_t finite_or_not =
+      (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u | magnitude : scaled;
   return std::bit_cast<float>(sign | finite_or_not);
 }
 

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <typeinfo>
 
 #include "cuda_types.h"
 
@@ -47,6 +48,10 @@ std::uint64_t schedule_seed();
 void set_multiprocessors(int count);
 int multiprocessors();
 
+/// The number of atomics of a block with no barrier, collective or exit between them that counts as
+/// an endless spin (default 2^27).
+void set_spin_limit(std::uint64_t atomics);
+
 /// What the threads of a launch did, warp collectives counted once a warp.
 struct Statistics {
   std::uint64_t blocks = 0;
@@ -68,8 +73,10 @@ struct LaunchRequest {
   dim3 grid;
   dim3 block;
   std::size_t shared_bytes;
-  const char* name;        // may be null
-  const void* function;    // for the name when `name` is null
+  const char* name;  // may be null
+  // The name when `name` is null: the function's symbol, or else the arguments' type.
+  const void* function;
+  const std::type_info* arguments;
 };
 
 /// Runs `thread(context)` once per thread of the grid.

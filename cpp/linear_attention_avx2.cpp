@@ -1,0 +1,7 @@
+// CPU linear attention for AVX2 and FMA: the kernel source with this set's vectors
+// (-mavx2 -mfma -mf16c).
+#if defined(__x86_64__)
+#define RANKONE_ISA avx2
+#define RANKONE_ISA_LEVEL 1
+#include "linear_attention_kernel.h"
+#endif

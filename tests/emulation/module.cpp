@@ -1,0 +1,13 @@
+// The Python module rankone_emulation: the bindings of the CUDA functions over the emulated kernels.
+// It looks like rankone._native.cuda, with addresses of host memory.
+#include "bindings.h"
+#include "simt.h"
+
+PYBIND11_MODULE(rankone_emulation, module) {
+  namespace py = pybind11;
+  py::register_exception<rankone::CudaError>(module, "CudaError", PyExc_RuntimeError);
+  py::register_exception<rankone::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
+  rankone::bindings::bind_linear_attention_cuda(module);
+  module.def("set_schedule_seed", &rankone::emulation::set_schedule_seed);
+  module.def("set_multiprocessors", &rankone::emulation::set_multiprocessors);
+}
