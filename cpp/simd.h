@@ -19,6 +19,8 @@
 
 #if RANKONE_ISA_LEVEL > 0
 #include <immintrin.h>
+#elif defined(__x86_64__)
+#include <xmmintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -208,9 +210,14 @@ class LeadingLanes {
 /// The lanes' sum, in double and in a fixed order.
 template <typename T>
 RANKONE_INLINE double sum_lanes(Vec<T> value) {
-  double sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += static_cast<double>(value[i]);
-  return sum;
+  double sums[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) sums[i] = static_cast<double>(value[i]);
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  return sums[0];
 }
 
 /// Transposes the square block whose rows are `rows[0 .. kLanes)`: log2(kLanes) rounds of perfect
@@ -270,10 +277,12 @@ struct ExpConstants<double> {
   static constexpr int kDegree = 13;  // (log(2) / 2)^14 / 14! < 2^-57
 };
 
-/// exp(x) to about one unit in the last place for x up to the type's largest exponent: exactly 1 at
-/// 0, exactly 0 where the result would not be a normal number, NaN at NaN.
+/// exp(x) for x up to the type's largest exponent, as the rounded value (to about one unit in the
+/// last place) and what the rounding left out: exactly 1 and 0 at 0, exactly 0 where the result
+/// would not be a normal number, NaN at NaN. For |x| < log(2) / 2, `low` makes the pair accurate to
+/// about |x| units of the last place of 1, so that a power of exp(x) may be taken thousands of times.
 template <typename T>
-RANKONE_INLINE Vec<T> exp(Vec<T> x) {
+RANKONE_INLINE Vec<T> exp(Vec<T> x, Vec<T>& low) {
   using C = ExpConstants<T>;
   const Vec<T> rounder = broadcast<T>(C::kRounder);
   const Vec<T> shifted = fma(x, broadcast<T>(T(1.4426950408889634)), rounder);
@@ -285,13 +294,65 @@ RANKONE_INLINE Vec<T> exp(Vec<T> x) {
   for (int i = 1; i <= C::kDegree; ++i) inverse_factorial[i] = inverse_factorial[i - 1] / T(i);
   Vec<T> series = broadcast<T>(inverse_factorial[C::kDegree]);
 #pragma GCC unroll 16
-  for (int i = C::kDegree - 1; i >= 0; --i) {
+  for (int i = C::kDegree - 1; i >= 1; --i) {
     series = fma(series, r, broadcast<T>(inverse_factorial[i]));
   }
+  const Vec<T> less_one = series * r;
+  const Vec<T> value = less_one + broadcast<T>(T(1));
   BitVec<T> exponent = BitVec<T>(shifted) - BitVec<T>(rounder);
   exponent = (exponent + C::kBias) << C::kMantissaBits;
-  return x < broadcast<T>(C::kSmallest) ? zero<T>() : series * Vec<T>(exponent);
+  const Vec<T> power = Vec<T>(exponent);
+  const auto vanishes = x < broadcast<T>(C::kSmallest);
+  low = vanishes ? zero<T>() : (less_one - (value - broadcast<T>(T(1)))) * power;
+  return vanishes ? zero<T>() : value * power;
 }
+
+template <typename T>
+RANKONE_INLINE Vec<T> exp(Vec<T> x) {
+  Vec<T> low;
+  return exp<T>(x, low);
+}
+
+/// a * b - product, where product is a * b rounded: exact but for underflow.
+template <typename T>
+RANKONE_INLINE Vec<T> product_error(Vec<T> a, Vec<T> b, Vec<T> product) {
+#if RANKONE_ISA_LEVEL > 0 || defined(__aarch64__)
+  return fma(a, b, -product);
+#else
+  // Dekker's splitting: products of halves are exact.
+  const Vec<T> splitter = broadcast<T>(sizeof(T) == 4 ? T(4097) : T(134217729));
+  const Vec<T> a_high = splitter * a - (splitter * a - a), a_low = a - a_high;
+  const Vec<T> b_high = splitter * b - (splitter * b - b), b_low = b - b_high;
+  return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
+#endif
+}
+
+/// While it lives, this thread's results below the normal numbers are zero. Products of decays pass
+/// through that range, where arithmetic is up to a hundred times slower.
+class FlushToZero {
+ public:
+#if defined(__x86_64__)
+  FlushToZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8000u); }
+  ~FlushToZero() { _mm_setcsr(saved_); }
+#elif defined(__aarch64__)
+  FlushToZero() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(saved_ | (std::uint64_t{1} << 24)));
+  }
+  ~FlushToZero() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+#else
+  FlushToZero() : saved_(0) {}
+#endif
+  FlushToZero(const FlushToZero&) = delete;
+  FlushToZero& operator=(const FlushToZero&) = delete;
+
+ private:
+#if defined(__aarch64__)
+  std::uint64_t saved_;
+#else
+  unsigned saved_;
+#endif
+};
 
 // ---- storage types: their loads and stores are the only places that know them ----
 

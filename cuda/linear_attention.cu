@@ -15,7 +15,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <type_traits>
+#include <string>
+#include <utility>
 
 #include "linear_attention_sweep.cuh"
 #include "linear_attention_tensors.cuh"
@@ -322,14 +323,23 @@ void start_segments(SweepDecay decay, SweepArguments arguments, const SegmentBuf
 
 // ---- forward ----
 
+/// A size that kernels hold in an int, with room to round up.
+int count(std::int64_t size, const char* name) {
+  constexpr std::int64_t kLargest = std::int64_t{1} << 30;
+  if (size > kLargest) {
+    throw ArgumentError(name, "expected at most 2^30 on CUDA, got " + std::to_string(size));
+  }
+  return static_cast<int>(size);
+}
+
 SweepArguments common_arguments(const LinearAttentionInputs& inputs) {
   const LinearAttentionShape& shape = inputs.shape;
   SweepArguments arguments{};
   arguments.decay = decay_source(inputs);
   arguments.cu_seqlens = shape.cu_seqlens;
-  arguments.time = shape.time;
-  arguments.sequences = shape.num_sequences;
-  arguments.kv_heads = shape.kv_heads;
+  arguments.time = count(shape.time, "time");
+  arguments.sequences = count(shape.num_sequences, "num_sequences");
+  arguments.kv_heads = count(shape.kv_heads, "kv_heads");
   arguments.group = static_cast<int>(shape.group_size());
   arguments.role_count = 1;
   arguments.segments = 1;

@@ -39,7 +39,7 @@ struct DecaySource {
 ///   W_ij = within[i / 16][i % 16][j % 16]                              inside a block
 ///   W_ij = block_prefix[i] * between[i / 16][j / 16] * block_suffix[j]  from block to block
 template <int kTokens>
-struct ScalarDecayTable {
+struct alignas(16) ScalarDecayTable {
   static constexpr int kBlocks = kTokens / 16;
 
   float within[kBlocks][16][16];

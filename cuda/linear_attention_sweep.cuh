@@ -52,6 +52,7 @@ struct SweepOperand {
   std::int64_t time_stride;
   std::int64_t head_stride;
   int columns;          // stored in memory
+  int unit_shift;       // 1 << unit_shift copies take a row
   bool ones_column;     // one more column, of ones, follows the stored ones
   bool is_float;        // float elements, whatever T is
   bool aligned;         // rows are whole 16-byte units on 16-byte boundaries
@@ -124,18 +125,36 @@ struct SweepRole {
 
 inline constexpr int kMaxRoles = 2;
 
+/// Byte offsets of what a block keeps in shared memory. They ride in the arguments, where reading
+/// them costs no register.
+struct SweepLayout {
+  int value_ld;
+  int decay_ld;
+  int query, key, value, decay;               // one tile a stage
+  int pairs;                                  // P: T for a scalar decay, else float
+  int pair_scale;                             // __half: what P of a 16 x 16 block was divided by
+  int table;                                  // two chunks' scalar decays
+  int decayed_query, decayed_key, key_decay;  // kKeyChannel: q' P, k' R, D of each step
+  int segment_decay;                          // kKeyChannel: product of the D so far
+  int output;                                 // a 16 x 16 float tile a warp
+  int row_sums;                               // energies by warp and token
+  int bytes;
+};
+
 struct SweepArguments {
   SweepRole roles[kMaxRoles];
+  SweepLayout layout;
   DecaySource decay;
   const std::int64_t* cu_seqlens;
-  std::int64_t time;
-  std::int64_t sequences;
-  std::int64_t kv_heads;
+  int time;
+  int sequences;
+  int kv_heads;
   int role_count;
   int group;     // query heads a kv head
   int segments;  // parts of a sequence that run in parallel
   int stages;    // 1 or 2 stages in shared memory
   int steps;     // steps of the state in a stage
+  int chunk_tokens;
 };
 
 /// Value' channels of a warp.
@@ -167,7 +186,8 @@ inline dim3 grid_of(std::int64_t blocks) {
   return dim3(static_cast<unsigned>(blocks));
 }
 
-/// Starts the sweep of `arguments`; fills in its stages, steps and value_blocks.
+/// Starts the sweep of `arguments`; fills in what follows from the plan: the layout, stages, steps,
+/// chunk_tokens, and each role's value_blocks and unit shifts.
 template <typename T>
 void launch_sweep(SweepDecay decay, SweepArguments arguments, cudaStream_t stream);
 

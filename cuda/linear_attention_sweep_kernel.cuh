@@ -2,6 +2,9 @@
 // source file per element type, which instantiates it.
 #pragma once
 
+#include <algorithm>
+#include <bit>
+
 #include "linear_attention_decay.cuh"
 #include "linear_attention_sweep.cuh"
 #include "primitives/async_copy.cuh"
@@ -26,9 +29,9 @@ constexpr int sweep_key_capacity(SweepDecay decay, int key_columns) {
 template <typename T, int kKey, SweepDecay kDecay>
 struct SweepShape {
   static constexpr bool kScalar = kDecay == SweepDecay::kScalar;
-  /// Tokens of a stage. 64 fill the tiles of 16-bit operands; fp32 tiles and fp32 decays of 64
-  /// tokens would leave no room for two stages.
-  static constexpr int kStage = kScalar && sizeof(T) == 2 ? 64 : 32;
+  /// Tokens of a stage. 64 where they fit: fp32 tiles and fp32 decays of 64 tokens would leave no
+  /// room for two stages, and the outputs of 64 tokens none for a state of 256 columns in registers.
+  static constexpr int kStage = kScalar && sizeof(T) == 2 && kKey <= 128 ? 64 : 32;
   static constexpr int kStep = kScalar ? kStage : 16;
   static constexpr int kMaxSteps = kStage / kStep;
   static constexpr int kBlocks = kStep / 16;
@@ -39,57 +42,43 @@ struct SweepShape {
   static constexpr int kPairLd = kStep + 8;
   // The fp32 pairs of a channel step and the output tile of a warp: rows of float4.
   static constexpr int kFloatLd = 20;
+  using Table = ScalarDecayTable<kStage>;
 };
 
-/// Byte offsets of a block's shared memory.
 template <typename T, int kKey, SweepDecay kDecay>
-struct SweepLayout {
+SweepLayout make_layout(int warps, int stages) {
   using Shape = SweepShape<T, kKey, kDecay>;
-  using Table = ScalarDecayTable<Shape::kStage>;
+  constexpr bool kKeyChannel = kDecay == SweepDecay::kKeyChannel;
+  constexpr int kElement = sizeof(T);
+  constexpr int kFloat = sizeof(float);
+  constexpr int kKeyTile = Shape::kStage * Shape::kKeyLd * kElement;
+  SweepLayout layout{};
+  layout.value_ld = warps * kChannelsPerWarp + 8;
+  layout.decay_ld = Shape::kScalar ? 0 : kKeyChannel ? kKey + 4 : warps * kChannelsPerWarp;
+  const auto take = [&layout](int size) {
+    const int start = layout.bytes;
+    layout.bytes += (size + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
+    return start;
+  };
+  layout.query = take(stages * kKeyTile);
+  layout.key = take(stages * kKeyTile);
+  layout.value = take(stages * Shape::kStage * layout.value_ld * kElement);
+  layout.decay = take(stages * Shape::kStage * layout.decay_ld * kFloat);
+  layout.pairs = take(Shape::kScalar ? Shape::kStage * Shape::kPairLd * kElement
+                                     : Shape::kStage * Shape::kFloatLd * kFloat);
+  layout.pair_scale = take(Shape::kBlocks * Shape::kBlocks * kFloat);
+  layout.table =
+      take(Shape::kScalar ? 2 * static_cast<int>(sizeof(typename Shape::Table)) : 0);
+  layout.decayed_query = take(kKeyChannel ? kKeyTile : 0);
+  layout.decayed_key = take(kKeyChannel ? kKeyTile : 0);
+  layout.key_decay = take(kKeyChannel ? Shape::kMaxSteps * kKey * kFloat : 0);
+  layout.segment_decay = take(kKeyChannel ? kKey * kFloat : 0);
+  layout.output = take(warps * 16 * Shape::kFloatLd * kFloat);
+  layout.row_sums = take(warps * Shape::kStage * kFloat);
+  return layout;
+}
 
-  int value_ld;
-  int decay_ld;
-  int query, key, value, decay;               // `stages` tiles each
-  int pairs;                                  // P: T for a scalar decay, else float
-  int pair_scale;                             // __half: what P of a 16 x 16 block was divided by
-  int table;                                  // two chunks' scalar decays
-  int decayed_query, decayed_key, key_decay;  // kKeyChannel: q' P, k' R, D of each step
-  int segment_decay;                          // kKeyChannel: product of the D so far
-  int output;                                 // a 16 x 16 float tile a warp
-  int row_sums;                               // energies by warp and token
-  int bytes;
-
-  __host__ __device__ SweepLayout(int warps, int stages) {
-    constexpr int kKeyTile = Shape::kStage * Shape::kKeyLd * static_cast<int>(sizeof(T));
-    constexpr bool kKeyChannel = kDecay == SweepDecay::kKeyChannel;
-    value_ld = warps * kChannelsPerWarp + 8;
-    decay_ld = Shape::kScalar ? 0 : kKeyChannel ? kKey + 4 : warps * kChannelsPerWarp;
-    int end = 0;
-    const auto take = [&end](int size) {
-      const int start = end;
-      end += (size + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
-      return start;
-    };
-    query = take(stages * kKeyTile);
-    key = take(stages * kKeyTile);
-    value = take(stages * Shape::kStage * value_ld * static_cast<int>(sizeof(T)));
-    decay = take(stages * Shape::kStage * decay_ld * static_cast<int>(sizeof(float)));
-    pairs = take(Shape::kScalar
-                     ? Shape::kStage * Shape::kPairLd * static_cast<int>(sizeof(T))
-                     : Shape::kStage * Shape::kFloatLd * static_cast<int>(sizeof(float)));
-    pair_scale = take(Shape::kBlocks * Shape::kBlocks * static_cast<int>(sizeof(float)));
-    table = take(Shape::kScalar ? 2 * static_cast<int>(sizeof(Table)) : 0);
-    decayed_query = take(kKeyChannel ? kKeyTile : 0);
-    decayed_key = take(kKeyChannel ? kKeyTile : 0);
-    key_decay = take(kKeyChannel ? Shape::kMaxSteps * kKey * static_cast<int>(sizeof(float)) : 0);
-    segment_decay = take(kKeyChannel ? kKey * static_cast<int>(sizeof(float)) : 0);
-    output = take(warps * 16 * Shape::kFloatLd * static_cast<int>(sizeof(float)));
-    row_sums = take(warps * Shape::kStage * static_cast<int>(sizeof(float)));
-    bytes = end;
-  }
-};
-
-/// Start of the dynamic shared memory; SweepLayout holds the offsets into it.
+/// Start of the dynamic shared memory; a SweepLayout holds the offsets into it.
 struct SharedBytes {
   alignas(kSharedAlignment) unsigned char at[kSharedAlignment];
 };
@@ -125,42 +114,25 @@ template <typename T, int kKey, SweepDecay kDecay>
 class Sweep {
  public:
   __device__ __forceinline__ Sweep(const SweepArguments& arguments, const SweepRole& role,
-                                   int value_block, std::int64_t head, std::int64_t sequence,
-                                   int segment)
+                                   int value_block, int head, int sequence, int segment)
       : arguments_(arguments),
         role_(role),
-        layout_(static_cast<int>(blockDim.x) / kWarpSize, arguments.stages),
         shared_(shared_memory<SharedBytes>().at),
-        lane_(lane_id()),
-        warp_(warp_id()),
-        warps_(static_cast<int>(blockDim.x) / kWarpSize),
         value_block_(value_block),
         segment_(segment),
         head_(head),
         sequence_(sequence) {
-    batch_ = arguments.cu_seqlens == nullptr ? sequence : 0;
-    const std::int64_t begin = arguments.cu_seqlens == nullptr ? 0 : arguments.cu_seqlens[sequence];
-    const std::int64_t end =
-        arguments.cu_seqlens == nullptr ? arguments.time : arguments.cu_seqlens[sequence + 1];
-    length_ = end - begin;
-    begin_ = begin;
-    origin_ = role.reversed ? end - 1 : begin;
-    direction_ = role.reversed ? -1 : 1;
+    const bool packed = arguments.cu_seqlens != nullptr;
+    batch_ = packed ? 0 : sequence;
+    begin_ = packed ? static_cast<int>(arguments.cu_seqlens[sequence]) : 0;
+    length_ = (packed ? static_cast<int>(arguments.cu_seqlens[sequence + 1]) : arguments.time) -
+              begin_;
     // Whole stages a segment, so that only the last one is ragged.
-    const std::int64_t stages_of_sequence = (length_ + Shape::kStage - 1) / Shape::kStage;
-    const std::int64_t share =
-        (stages_of_sequence + arguments.segments - 1) / arguments.segments * Shape::kStage;
-    first_ = min(static_cast<std::int64_t>(segment) * share, length_);
-    last_ = min(first_ + share, length_);
-    chunk_tokens_ = Shape::kScalar ? Shape::kStage : arguments.steps * Shape::kStep;
-    chunks_ = static_cast<int>((last_ - first_ + chunk_tokens_ - 1) / chunk_tokens_);
-    first_channel_ = value_block * warps_ * kChannelsPerWarp;
-    value_columns_ = role.value.columns + (role.value.ones_column ? 1 : 0);
-    has_tail_ = key_columns() > kKey;
-    query_shift_ = unit_shift(role.query.columns, role.query.aligned);
-    key_shift_ = unit_shift(role.key.columns, role.key.aligned);
-    value_shift_ = unit_shift(block_columns(role.value.columns), role.value.aligned);
-    reads_ = role.output.data != nullptr;
+    const int stages = (length_ + Shape::kStage - 1) / Shape::kStage;
+    const int share = (stages + arguments.segments - 1) / arguments.segments;
+    first_ = min(segment * share, stages) * Shape::kStage;
+    last_ = min(min((segment + 1) * share, stages) * Shape::kStage, length_);
+    chunks_ = (last_ - first_ + arguments.chunk_tokens - 1) / arguments.chunk_tokens;
   }
 
   __device__ __forceinline__ void run() {
@@ -206,8 +178,7 @@ class Sweep {
 
  private:
   using Shape = SweepShape<T, kKey, kDecay>;
-  using Layout = SweepLayout<T, kKey, kDecay>;
-  using Table = typename Layout::Table;
+  using Table = typename Shape::Table;
 
   static constexpr bool kHalf = std::is_same_v<T, __half>;
   static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
@@ -224,57 +195,59 @@ class Sweep {
     return (operand.per_query_head ? chunk * arguments_.group + member : chunk) & 1;
   }
   __device__ __forceinline__ T* query_tile(int chunk, int member) const {
-    return at<T>(layout_.query) + slot(role_.query, chunk, member) * Shape::kStage * Shape::kKeyLd;
+    return at<T>(arguments_.layout.query) + slot(role_.query, chunk, member) * Shape::kStage * Shape::kKeyLd;
   }
   __device__ __forceinline__ T* key_tile(int chunk, int member) const {
-    return at<T>(layout_.key) + slot(role_.key, chunk, member) * Shape::kStage * Shape::kKeyLd;
+    return at<T>(arguments_.layout.key) + slot(role_.key, chunk, member) * Shape::kStage * Shape::kKeyLd;
   }
   __device__ __forceinline__ T* value_tile(int chunk, int member) const {
-    return at<T>(layout_.value) +
-           slot(role_.value, chunk, member) * Shape::kStage * layout_.value_ld;
+    return at<T>(arguments_.layout.value) +
+           slot(role_.value, chunk, member) * Shape::kStage * arguments_.layout.value_ld;
   }
   __device__ __forceinline__ float* decay_tile(int chunk) const {
     const int slot = arguments_.stages == 1 ? 0 : chunk & 1;
-    return at<float>(layout_.decay) + slot * Shape::kStage * layout_.decay_ld;
+    return at<float>(arguments_.layout.decay) + slot * Shape::kStage * arguments_.layout.decay_ld;
   }
   __device__ __forceinline__ Table& table(int chunk) const {
-    return at<Table>(layout_.table)[chunk & 1];
+    return at<Table>(arguments_.layout.table)[chunk & 1];
   }
   __device__ __forceinline__ float* output_tile() const {
-    return at<float>(layout_.output) + warp_ * 16 * Shape::kFloatLd;
+    return at<float>(arguments_.layout.output) + warp_ * 16 * Shape::kFloatLd;
   }
 
   __device__ __forceinline__ int key_columns() const {
-    return role_.key.columns + (role_.key.ones_column ? 1 : 0);
+    return role_.key.total_columns();
   }
-  /// Stored columns of this block out of `columns`.
+  __device__ __forceinline__ int value_columns() const { return role_.value.total_columns(); }
+  __device__ __forceinline__ int first_channel() const {
+    return value_block_ * warps_ * kChannelsPerWarp;
+  }
+  __device__ __forceinline__ bool has_tail() const { return key_columns() > kKey; }
+  __device__ __forceinline__ bool reads() const { return role_.output.data != nullptr; }
+  /// Columns of this block out of `columns`.
   __device__ __forceinline__ int block_columns(int columns) const {
-    return max(0, min(columns - first_channel_, warps_ * kChannelsPerWarp));
+    return max(0, min(columns - first_channel(), warps_ * kChannelsPerWarp));
   }
-  __device__ __forceinline__ int unit_shift(int columns, bool aligned) const {
-    return ceil_log2(aligned ? columns / kVector : columns);
-  }
-  __device__ __forceinline__ std::int64_t first_of(int chunk) const {
-    return first_ + static_cast<std::int64_t>(chunk) * chunk_tokens_;
+  __device__ __forceinline__ int first_of(int chunk) const {
+    return first_ + chunk * arguments_.chunk_tokens;
   }
   __device__ __forceinline__ int valid_tokens(int chunk) const {
-    return static_cast<int>(
-        min(last_ - first_of(chunk), static_cast<std::int64_t>(chunk_tokens_)));
+    return min(last_ - first_of(chunk), arguments_.chunk_tokens);
   }
   /// Token of the sweep's position.
-  __device__ __forceinline__ std::int64_t token(std::int64_t position) const {
-    return origin_ + direction_ * position;
+  __device__ __forceinline__ int token(int position) const {
+    return begin_ + (role_.reversed ? length_ - 1 - position : position);
   }
-  __device__ __forceinline__ std::int64_t head_of(const SweepOperand& operand, int member) const {
+  __device__ __forceinline__ int head_of(const SweepOperand& operand, int member) const {
     return operand.per_query_head ? head_ * arguments_.group + member : head_;
   }
   /// Whether this item reads the state into the outputs, hands the outputs over, and adds to the
   /// state. With one q' for the group the outputs of all items are one sum.
   __device__ __forceinline__ bool opens_output(int member) const {
-    return reads_ && (role_.query.per_query_head || member == 0);
+    return reads() && (role_.query.per_query_head || member == 0);
   }
   __device__ __forceinline__ bool closes_output(int member) const {
-    return reads_ && (role_.query.per_query_head || member + 1 == arguments_.group);
+    return reads() && (role_.query.per_query_head || member + 1 == arguments_.group);
   }
   __device__ __forceinline__ bool adds_to_state(int member) const {
     return role_.key.per_query_head || member + 1 == arguments_.group;
@@ -288,22 +261,22 @@ class Sweep {
 
   /// Columns no copy writes, so that they count as zeros for ever.
   __device__ void clear_padding() {
-    clear_columns(at<T>(layout_.query), arguments_.stages * Shape::kStage, Shape::kKeyLd,
+    clear_columns(at<T>(arguments_.layout.query), arguments_.stages * Shape::kStage, Shape::kKeyLd,
                   key_columns());
-    clear_columns(at<T>(layout_.key), arguments_.stages * Shape::kStage, Shape::kKeyLd,
+    clear_columns(at<T>(arguments_.layout.key), arguments_.stages * Shape::kStage, Shape::kKeyLd,
                   key_columns());
-    clear_columns(at<T>(layout_.value), arguments_.stages * Shape::kStage, layout_.value_ld,
-                  block_columns(value_columns_));
+    clear_columns(at<T>(arguments_.layout.value), arguments_.stages * Shape::kStage, arguments_.layout.value_ld,
+                  block_columns(value_columns()));
     if constexpr (!Shape::kScalar) {
-      clear_columns(at<float>(layout_.decay), arguments_.stages * Shape::kStage, layout_.decay_ld,
+      clear_columns(at<float>(arguments_.layout.decay), arguments_.stages * Shape::kStage, arguments_.layout.decay_ld,
                     decay_columns());
     }
     if constexpr (kDecay == SweepDecay::kKeyChannel) {
       // Tail columns of the decayed tiles; the rest is written by decay_items.
-      clear_columns(at<T>(layout_.decayed_query), Shape::kStage, Shape::kKeyLd, kKey);
-      clear_columns(at<T>(layout_.decayed_key), Shape::kStage, Shape::kKeyLd, kKey);
+      clear_columns(at<T>(arguments_.layout.decayed_query), Shape::kStage, Shape::kKeyLd, kKey);
+      clear_columns(at<T>(arguments_.layout.decayed_key), Shape::kStage, Shape::kKeyLd, kKey);
       for (int channel = threadIdx.x; channel < kKey; channel += blockDim.x) {
-        at<float>(layout_.segment_decay)[channel] = 1.0f;
+        at<float>(arguments_.layout.segment_decay)[channel] = 1.0f;
       }
     }
   }
@@ -318,18 +291,18 @@ class Sweep {
 
   __device__ __forceinline__ void load_item(int chunk, int member) {
     const bool first_member = member == 0;
-    if (reads_ && (first_member || role_.query.per_query_head)) {
+    if (reads() && (first_member || role_.query.per_query_head)) {
       load_tile(query_tile(chunk, member), Shape::kKeyLd, role_.query, chunk, member, 0,
-                role_.query.columns, query_shift_, role_.query.ones_column);
+                role_.query.columns, role_.query.ones_column);
     }
     if (first_member || role_.key.per_query_head) {
       load_tile(key_tile(chunk, member), Shape::kKeyLd, role_.key, chunk, member, 0,
-                role_.key.columns, key_shift_, role_.key.ones_column);
+                role_.key.columns, role_.key.ones_column);
     }
     if (first_member || role_.value.per_query_head) {
-      load_tile(value_tile(chunk, member), layout_.value_ld, role_.value, chunk, member,
-                first_channel_, block_columns(role_.value.columns), value_shift_,
-                block_columns(value_columns_) > block_columns(role_.value.columns));
+      load_tile(value_tile(chunk, member), arguments_.layout.value_ld, role_.value, chunk, member,
+                first_channel(), block_columns(role_.value.columns),
+                block_columns(value_columns()) > block_columns(role_.value.columns));
     }
     if constexpr (!Shape::kScalar) {
       if (first_member) load_decays(chunk);
@@ -338,17 +311,17 @@ class Sweep {
 
   /// Rows of one chunk; zeros past the segment's end.
   __device__ __forceinline__ void load_tile(T* tile, int ld, const SweepOperand& operand, int chunk,
-                                            int member, int first_column, int columns, int shift,
+                                            int member, int first_column, int columns,
                                             bool ones_column) const {
-    const std::int64_t head = head_of(operand, member);
     const std::int64_t start =
-        operand.offset(batch_, token(first_of(chunk)), head) + first_column;
-    const std::int64_t step = direction_ * operand.time_stride;
+        operand.offset(batch_, token(first_of(chunk)), head_of(operand, member)) + first_column;
+    const std::int64_t step = role_.reversed ? -operand.time_stride : operand.time_stride;
     const int valid = valid_tokens(chunk);
+    const int shift = operand.unit_shift;
     const int mask = (1 << shift) - 1;
     if (operand.aligned) {
       const T* source = static_cast<const T*>(operand.data);
-      for (int i = threadIdx.x; i < chunk_tokens_ << shift; i += blockDim.x) {
+      for (int i = threadIdx.x; i < arguments_.chunk_tokens << shift; i += blockDim.x) {
         const int row = i >> shift;
         const int column = (i & mask) * kVector;
         if (column < columns) {
@@ -358,7 +331,7 @@ class Sweep {
         }
       }
     } else {
-      for (int i = threadIdx.x; i < chunk_tokens_ << shift; i += blockDim.x) {
+      for (int i = threadIdx.x; i < arguments_.chunk_tokens << shift; i += blockDim.x) {
         const int row = i >> shift;
         const int column = i & mask;
         if (column < columns) {
@@ -370,7 +343,7 @@ class Sweep {
       }
     }
     if (ones_column) {
-      for (int row = threadIdx.x; row < chunk_tokens_; row += blockDim.x) {
+      for (int row = threadIdx.x; row < arguments_.chunk_tokens; row += blockDim.x) {
         tile[row * ld + columns] = from_float<T>(row < valid ? 1.0f : 0.0f);
       }
     }
@@ -380,10 +353,10 @@ class Sweep {
 
   /// Token whose decay multiplies the state before the token at `position` is added; outside the
   /// sequence there is none.
-  __device__ __forceinline__ std::int64_t decay_token(std::int64_t position) const {
+  __device__ __forceinline__ int decay_token(int position) const {
     return role_.reversed ? token(position) + 1 : token(position);
   }
-  __device__ __forceinline__ bool has_decay(std::int64_t position) const {
+  __device__ __forceinline__ bool has_decay(int position) const {
     return position < last_ && (!role_.reversed || position > 0);
   }
 
@@ -396,7 +369,7 @@ class Sweep {
     LogDecays log_decays;
 #pragma unroll
     for (int i = 0; i < Shape::kStage / kWarpSize; ++i) {
-      const std::int64_t position = first_of(chunk) + i * kWarpSize + lane_;
+      const int position = first_of(chunk) + i * kWarpSize + lane_;
       log_decays.of[i] = 0.0f;
       if (warp_ == warps_ - 1 && has_decay(position)) {
         if (arguments_.decay.form == DecayForm::kPerHead) {
@@ -419,7 +392,7 @@ class Sweep {
                                              : block_columns(role_.value.columns);
   }
   __device__ __forceinline__ int decay_first_channel() const {
-    return kDecay == SweepDecay::kKeyChannel ? 0 : first_channel_;
+    return kDecay == SweepDecay::kKeyChannel ? 0 : first_channel();
   }
   __device__ __forceinline__ bool decay_aligned() const {
     const DecaySource& decay = arguments_.decay;
@@ -436,16 +409,16 @@ class Sweep {
     const bool aligned = decay_aligned();
     const int shift = ceil_log2(aligned ? columns / 4 : columns);
     const int mask = (1 << shift) - 1;
-    for (int i = threadIdx.x; i < chunk_tokens_ << shift; i += blockDim.x) {
+    for (int i = threadIdx.x; i < arguments_.chunk_tokens << shift; i += blockDim.x) {
       const int row = i >> shift;
       const int column = (i & mask) * (aligned ? 4 : 1);
       if (column >= columns) continue;
-      const std::int64_t position = first_of(chunk) + row;
+      const int position = first_of(chunk) + row;
       const bool present = has_decay(position);
       const float* source = present ? arguments_.decay.at(batch_, decay_token(position), head_) +
                                           decay_first_channel() + column
                                     : arguments_.decay.data;
-      float* destination = tile + row * layout_.decay_ld + column;
+      float* destination = tile + row * arguments_.layout.decay_ld + column;
       if (aligned) {
         copy_async_16(destination, source, present);
       } else {
@@ -461,11 +434,11 @@ class Sweep {
     const int columns = decay_columns();
     const int shift = ceil_log2(columns / 4);
     const int mask = (1 << shift) - 1;
-    for (int i = threadIdx.x; i < chunk_tokens_ << shift; i += blockDim.x) {
+    for (int i = threadIdx.x; i < arguments_.chunk_tokens << shift; i += blockDim.x) {
       const int column = (i & mask) * 4;
       if (column >= columns) continue;
       float4& decays =
-          *reinterpret_cast<float4*>(tile + (i >> shift) * layout_.decay_ld + column);
+          *reinterpret_cast<float4*>(tile + (i >> shift) * arguments_.layout.decay_ld + column);
       decays = make_float4(expf(decays.x), expf(decays.y), expf(decays.z), expf(decays.w));
     }
   }
@@ -474,19 +447,19 @@ class Sweep {
 
   /// Value' channel of the calling lane's accumulator rows lane/4 and lane/4 + 8.
   __device__ __forceinline__ int state_channel(int i) const {
-    return first_channel_ + warp_ * kChannelsPerWarp + Accumulator::row(i);
+    return first_channel() + warp_ * kChannelsPerWarp + Accumulator::row(i);
   }
 
   template <typename Visit>
   __device__ __forceinline__ void for_each_state(Visit visit) {
 #pragma unroll
     for (int tile = 0; tile < 2 * (Shape::kKeySteps + 1); ++tile) {
-      if (tile >= 2 * Shape::kKeySteps && !has_tail_) break;
+      if (tile >= 2 * Shape::kKeySteps && !has_tail()) break;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int key = tile * kFragmentCols + Accumulator::col(i);
         const int channel = state_channel(i);
-        if (key < key_columns() && channel < value_columns_) {
+        if (key < key_columns() && channel < value_columns()) {
           visit(state_[tile].x[i], key, channel, i);
         }
       }
@@ -510,7 +483,7 @@ class Sweep {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int channel = state_channel(2 * half);
-        if (channel < value_columns_) {
+        if (channel < value_columns()) {
           const float* log_decay =
               arguments_.decay.form == DecayForm::kPerHead
                   ? arguments_.decay.data + head_
@@ -537,8 +510,8 @@ class Sweep {
     for (int half = 0; half < 2; ++half) {
       const float sum = warp_sum(sums[half], 4);
       const int channel = state_channel(2 * half);
-      if (lane_ % 4 == 0 && channel < value_columns_) {
-        role_.pairing[(sequence_ * arguments_.kv_heads + head_) * value_columns_ + channel] = sum;
+      if (lane_ % 4 == 0 && channel < value_columns()) {
+        role_.pairing[(static_cast<std::int64_t>(sequence_) * arguments_.kv_heads + head_) * value_columns() + channel] = sum;
       }
     }
   }
@@ -546,18 +519,18 @@ class Sweep {
   /// The decay of the whole segment: one number, or one a channel.
   __device__ __forceinline__ void store_segment_decay() {
     const std::int64_t index =
-        (sequence_ * arguments_.kv_heads + head_) * arguments_.segments + segment_;
+        (static_cast<std::int64_t>(sequence_) * arguments_.kv_heads + head_) * arguments_.segments + segment_;
     if constexpr (kDecay == SweepDecay::kScalar) {
       if (value_block_ == 0 && threadIdx.x == 0) role_.segment_decay[index] = segment_decay_;
     } else if constexpr (kDecay == SweepDecay::kValueChannel) {
-      const int channel = first_channel_ + warp_ * kChannelsPerWarp + lane_;
+      const int channel = first_channel() + warp_ * kChannelsPerWarp + lane_;
       if (lane_ < kChannelsPerWarp && channel < role_.value.columns) {
         role_.segment_decay[index * role_.value.columns + channel] = segment_decay_;
       }
     } else if (value_block_ == 0) {
       for (int channel = threadIdx.x; channel < role_.key.columns; channel += blockDim.x) {
         role_.segment_decay[index * role_.key.columns + channel] =
-            at<float>(layout_.segment_decay)[channel];
+            at<float>(arguments_.layout.segment_decay)[channel];
       }
     }
   }
@@ -595,7 +568,7 @@ class Sweep {
     const BinaryScale scale = state_scale();
 #pragma unroll
     for (int key_step = 0; key_step <= Shape::kKeySteps; ++key_step) {
-      if (key_step == Shape::kKeySteps && !has_tail_) break;
+      if (key_step == Shape::kKeySteps && !has_tail()) break;
       const FragmentA<T> state = state_operand(key_step, scale.down);
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile += 2) {
@@ -617,7 +590,7 @@ class Sweep {
                                                Decay decay) {
 #pragma unroll
     for (int key_step = 0; key_step <= Shape::kKeySteps; ++key_step) {
-      if (key_step == Shape::kKeySteps && !has_tail_) break;
+      if (key_step == Shape::kKeySteps && !has_tail()) break;
       Accumulator fresh[2];
 #pragma unroll
       for (int depth = 0; depth < kDepth; ++depth) {
@@ -649,7 +622,7 @@ class Sweep {
     LogDecays next_log_decays;
     if (prepares) next_log_decays = load_log_decays(chunk + 1);
 
-    if (reads_) {
+    if (reads()) {
       scalar_pairs(query, key, decays);
       if (opens_output(member)) {
 #pragma unroll
@@ -684,7 +657,7 @@ class Sweep {
       FragmentA<T> values[Shape::kBlocks];
 #pragma unroll
       for (int block = 0; block < Shape::kBlocks; ++block) {
-        values[block] = load_a_trans(value + 16 * block * layout_.value_ld, layout_.value_ld);
+        values[block] = load_a_trans(value + 16 * block * arguments_.layout.value_ld, arguments_.layout.value_ld);
         scale_columns(values[block], decays.suffix + 16 * block);
       }
       const float decay = decays_state(member) ? decays.total : 1.0f;
@@ -696,7 +669,7 @@ class Sweep {
 
   /// P = pair_scale lower(Q K^T) W, 16 x 16 blocks dealt out to the warps.
   __device__ __forceinline__ void scalar_pairs(const T* query, const T* key, const Table& decays) {
-    T* pairs = at<T>(layout_.pairs);
+    T* pairs = at<T>(arguments_.layout.pairs);
     int index = 0;
     for (int row = 0; row < Shape::kBlocks; ++row) {
       for (int column = 0; column <= row; ++column, ++index) {
@@ -725,7 +698,7 @@ class Sweep {
 #pragma unroll
             for (int i = 0; i < 4; ++i) products[side].x[i] *= scale.down;
           }
-          if (lane_ == 0) at<float>(layout_.pair_scale)[row * Shape::kBlocks + column] = scale.up;
+          if (lane_ == 0) at<float>(arguments_.layout.pair_scale)[row * Shape::kBlocks + column] = scale.up;
         }
         store_accumulator_pair(pairs + 16 * row * Shape::kPairLd + 16 * column, Shape::kPairLd,
                                products[0], products[1]);
@@ -738,7 +711,7 @@ class Sweep {
                                                  const T* key) const {
 #pragma unroll
     for (int key_step = 0; key_step <= Shape::kKeySteps; ++key_step) {
-      if (key_step == Shape::kKeySteps && !has_tail_) break;
+      if (key_step == Shape::kKeySteps && !has_tail()) break;
       const FragmentA<T> queries = load_a(query + 16 * key_step, Shape::kKeyLd);
       const FragmentBPair<T> keys = load_b_pair(key + 16 * key_step, Shape::kKeyLd);
       mma(products[0], queries, keys.left);
@@ -748,11 +721,11 @@ class Sweep {
 
   /// O^T += V^T P^T.
   __device__ __forceinline__ void scalar_outputs(const T* value) {
-    const T* pairs = at<T>(layout_.pairs);
+    const T* pairs = at<T>(arguments_.layout.pairs);
     FragmentA<T> values[Shape::kBlocks];
 #pragma unroll
     for (int block = 0; block < Shape::kBlocks; ++block) {
-      values[block] = load_a_trans(value + 16 * block * layout_.value_ld, layout_.value_ld);
+      values[block] = load_a_trans(value + 16 * block * arguments_.layout.value_ld, arguments_.layout.value_ld);
     }
 #pragma unroll
     for (int row = 0; row < Shape::kBlocks; ++row) {
@@ -760,7 +733,7 @@ class Sweep {
       for (int column = 0; column <= row; ++column) {
         add_products(outputs_[2 * row], outputs_[2 * row + 1], values[column],
                      load_b_pair(pairs + 16 * row * Shape::kPairLd + 16 * column, Shape::kPairLd),
-                     kHalf ? at<float>(layout_.pair_scale)[row * Shape::kBlocks + column] : 1.0f);
+                     kHalf ? at<float>(arguments_.layout.pair_scale)[row * Shape::kBlocks + column] : 1.0f);
       }
     }
   }
@@ -790,12 +763,12 @@ class Sweep {
     T* query = query_tile(chunk, member);
     T* key = key_tile(chunk, member);
     if constexpr (kDecay == SweepDecay::kKeyChannel) {
-      if (reads_) key_channel_pairs(query, key, decay_tile(chunk));
+      if (reads()) key_channel_pairs(query, key, decay_tile(chunk));
       decay_keys(query, key, decay_tile(chunk), opens_output(member),
                  member == 0 || role_.key.per_query_head);
-      query = at<T>(layout_.decayed_query);
-      key = at<T>(layout_.decayed_key);
-    } else if (reads_) {
+      query = at<T>(arguments_.layout.decayed_query);
+      key = at<T>(arguments_.layout.decayed_key);
+    } else if (reads()) {
       value_channel_pairs(query, key);
     }
     block_sync();  // pairs and decayed tiles are complete
@@ -807,10 +780,10 @@ class Sweep {
       const int row = step * Shape::kStep;
       if constexpr (kDecay == SweepDecay::kKeyChannel) {
         key_channel_step(chunk, member, step, query + row * Shape::kKeyLd,
-                         key + row * Shape::kKeyLd, value + row * layout_.value_ld);
+                         key + row * Shape::kKeyLd, value + row * arguments_.layout.value_ld);
       } else {
         value_channel_step(chunk, member, step, query + row * Shape::kKeyLd,
-                           key + row * Shape::kKeyLd, value + row * layout_.value_ld);
+                           key + row * Shape::kKeyLd, value + row * arguments_.layout.value_ld);
       }
     }
   }
@@ -835,7 +808,7 @@ class Sweep {
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
           if (i < first_key) continue;
-          const float4 d = load_four(decay + (row + i) * layout_.decay_ld + channel);
+          const float4 d = load_four(decay + (row + i) * arguments_.layout.decay_ld + channel);
           const float4 q = load_four(query + (row + i) * Shape::kKeyLd + channel);
           const bool is_own = i == j;
           weighted.x = is_own ? own.x : weighted.x * d.x;
@@ -845,7 +818,7 @@ class Sweep {
           sums[i] += q.x * weighted.x + q.y * weighted.y + q.z * weighted.z + q.w * weighted.w;
         }
       }
-      float* pairs = at<float>(layout_.pairs) + row * Shape::kFloatLd;
+      float* pairs = at<float>(arguments_.layout.pairs) + row * Shape::kFloatLd;
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         const float sum = warp_sum(sums[i], kLanesPerKey);
@@ -859,18 +832,18 @@ class Sweep {
   /// q' P and k' R of every step, rounded to T, and D; a thread has one channel of one step.
   __device__ __forceinline__ void decay_keys(const T* query, const T* key, const float* decay,
                                              bool with_query, bool with_key) const {
-    T* decayed_query = at<T>(layout_.decayed_query);
-    T* decayed_key = at<T>(layout_.decayed_key);
+    T* decayed_query = at<T>(arguments_.layout.decayed_query);
+    T* decayed_key = at<T>(arguments_.layout.decayed_key);
     for (int i = threadIdx.x; i < arguments_.steps * kKey; i += blockDim.x) {
       const int channel = i % kKey;
       const int row = i / kKey * Shape::kStep;
-      const float* d = decay + row * layout_.decay_ld + channel;
+      const float* d = decay + row * arguments_.layout.decay_ld + channel;
       const int start = row * Shape::kKeyLd + channel;
       if (with_query) {
         float product = 1.0f;
 #pragma unroll
         for (int u = 0; u < Shape::kStep; ++u) {
-          product *= d[u * layout_.decay_ld];
+          product *= d[u * arguments_.layout.decay_ld];
           decayed_query[start + u * Shape::kKeyLd] =
               from_float<T>(to_float(query[start + u * Shape::kKeyLd]) * product);
         }
@@ -881,9 +854,9 @@ class Sweep {
         for (int u = Shape::kStep - 1; u >= 0; --u) {
           decayed_key[start + u * Shape::kKeyLd] =
               from_float<T>(to_float(key[start + u * Shape::kKeyLd]) * product);
-          product *= d[u * layout_.decay_ld];
+          product *= d[u * arguments_.layout.decay_ld];
         }
-        at<float>(layout_.key_decay)[i] = product;
+        at<float>(arguments_.layout.key_decay)[i] = product;
       }
     }
   }
@@ -892,18 +865,18 @@ class Sweep {
   __device__ __forceinline__ void decay_segment() const {
     if (role_.segment_decay == nullptr) return;
     for (int channel = threadIdx.x; channel < kKey; channel += blockDim.x) {
-      float product = at<float>(layout_.segment_decay)[channel];
+      float product = at<float>(arguments_.layout.segment_decay)[channel];
       for (int step = 0; step < arguments_.steps; ++step) {
-        product *= at<float>(layout_.key_decay)[step * kKey + channel];
+        product *= at<float>(arguments_.layout.key_decay)[step * kKey + channel];
       }
-      at<float>(layout_.segment_decay)[channel] = product;
+      at<float>(arguments_.layout.segment_decay)[channel] = product;
     }
   }
 
   __device__ __forceinline__ void key_channel_step(int chunk, int member, int step, const T* query,
                                                    const T* key, const T* value) {
-    const FragmentA<T> values[1] = {load_a_trans(value, layout_.value_ld)};
-    if (reads_) {
+    const FragmentA<T> values[1] = {load_a_trans(value, arguments_.layout.value_ld)};
+    if (reads()) {
       if (opens_output(member)) {
         outputs_[0] = Accumulator{};
         outputs_[1] = Accumulator{};
@@ -925,7 +898,7 @@ class Sweep {
       }
     }
     if (adds_to_state(member)) {
-      const float* decay = at<float>(layout_.key_decay) + step * kKey;
+      const float* decay = at<float>(arguments_.layout.key_decay) + step * kKey;
       const bool decays = decays_state(member);
       update_state(values, key, [&](int tile, int i) {
         // No tail: a key' column that decays is a key channel, at most kKey of them.
@@ -938,7 +911,7 @@ class Sweep {
 
   /// The fp32 pairs of a step as the operand P^T, scaled down by `up` where T is __half.
   __device__ __forceinline__ FragmentBPair<T> load_pairs(int step, float& up) const {
-    const float* pairs = at<float>(layout_.pairs) + step * Shape::kStep * Shape::kFloatLd;
+    const float* pairs = at<float>(arguments_.layout.pairs) + step * Shape::kStep * Shape::kFloatLd;
     Accumulator sides[2];
     float largest = 0.0f;
 #pragma unroll
@@ -978,7 +951,7 @@ class Sweep {
           products[side].x[i] = lower ? role_.pair_scale * products[side].x[i] : 0.0f;
         }
       }
-      store_accumulator_pair(at<float>(layout_.pairs) + row * Shape::kFloatLd, Shape::kFloatLd,
+      store_accumulator_pair(at<float>(arguments_.layout.pairs) + row * Shape::kFloatLd, Shape::kFloatLd,
                              products[0], products[1]);
     }
   }
@@ -988,10 +961,10 @@ class Sweep {
                                                      const T* query, const T* key, T* value) {
     const int channel = lane_ % 16;
     const int first_key = lane_ / 16 * 8;
-    const float* decay = decay_tile(chunk) + step * Shape::kStep * layout_.decay_ld +
+    const float* decay = decay_tile(chunk) + step * Shape::kStep * arguments_.layout.decay_ld +
                          warp_ * kChannelsPerWarp + channel;
     float product = 1.0f;
-    if (reads_) {
+    if (reads()) {
       float* tile = output_tile();
       float read = role_.read_scale;
       const bool opens = opens_output(member);
@@ -1002,16 +975,16 @@ class Sweep {
         store_accumulator_trans_pair(tile, Shape::kFloatLd, outputs_[0], outputs_[1]);
       }
       warp_sync();
-      const float* pairs = at<float>(layout_.pairs) + step * Shape::kStep * Shape::kFloatLd;
+      const float* pairs = at<float>(arguments_.layout.pairs) + step * Shape::kStep * Shape::kFloatLd;
       float weighted[8] = {};
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
-        const float d = decay[i * layout_.decay_ld];
+        const float d = decay[i * arguments_.layout.decay_ld];
         product *= d;
         const float4 low = load_four(pairs + i * Shape::kFloatLd + first_key);
         const float4 high = load_four(pairs + i * Shape::kFloatLd + first_key + 4);
         const float weight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-        const float own = to_float(value[i * layout_.value_ld + channel]);
+        const float own = to_float(value[i * arguments_.layout.value_ld + channel]);
         float sum = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
@@ -1031,7 +1004,7 @@ class Sweep {
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < 16; ++i) product *= decay[i * layout_.decay_ld];
+      for (int i = 0; i < 16; ++i) product *= decay[i * arguments_.layout.decay_ld];
     }
     if (adds_to_state(member)) {
       // v' R in place: no other warp reads these columns, and nothing reads them raw after this.
@@ -1039,13 +1012,13 @@ class Sweep {
 #pragma unroll
       for (int j = 15; j >= 0; --j) {
         if (j / 8 == lane_ / 16) {
-          T& element = value[j * layout_.value_ld + channel];
+          T& element = value[j * arguments_.layout.value_ld + channel];
           element = from_float<T>(to_float(element) * suffix);
         }
-        suffix *= decay[j * layout_.decay_ld];
+        suffix *= decay[j * arguments_.layout.decay_ld];
       }
       warp_sync();
-      const FragmentA<T> values[1] = {load_a_trans(value, layout_.value_ld)};
+      const FragmentA<T> values[1] = {load_a_trans(value, arguments_.layout.value_ld)};
       if (!decays_state(member)) product = 1.0f;
       segment_decay_ *= product;
       const float row_decay[2] = {shuffle_idx(product, lane_ / 4),
@@ -1061,25 +1034,25 @@ class Sweep {
   /// l / 2. `row` is the chunk's first token in the tile.
   __device__ __forceinline__ void emit(int chunk, int member, int row) {
     const int local = row + lane_ / 2;
-    const int channel = first_channel_ + warp_ * kChannelsPerWarp + 8 * (lane_ % 2);
+    const int channel = first_channel() + warp_ * kChannelsPerWarp + 8 * (lane_ % 2);
     const bool inside = local < valid_tokens(chunk);
-    const std::int64_t at_token = token(first_of(chunk) + local);
+    const int at_token = token(first_of(chunk) + local);
     const float* source = output_tile() + lane_ / 2 * Shape::kFloatLd + 8 * (lane_ % 2);
     const float4 low = load_four(source);
     const float4 high = load_four(source + 4);
     const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    const std::int64_t output_head =
+    const int output_head =
         role_.query.per_query_head ? head_ * arguments_.group + member : head_;
-    if (inside && channel < value_columns_) {
+    if (inside && channel < value_columns()) {
       const SweepOutput& output = role_.output;
       const std::int64_t offset = batch_ * output.batch_stride + at_token * output.time_stride +
                                   output_head * output.head_stride + channel;
       // Aligned rows are whole 16-byte units, which may end in the middle of the eight channels.
       if (output.is_float) {
-        store_row(static_cast<float*>(output.data) + offset, values, value_columns_ - channel,
+        store_row(static_cast<float*>(output.data) + offset, values, value_columns() - channel,
                   output.aligned);
       } else {
-        store_row(static_cast<T*>(output.data) + offset, values, value_columns_ - channel,
+        store_row(static_cast<T*>(output.data) + offset, values, value_columns() - channel,
                   output.aligned);
       }
     }
@@ -1113,14 +1086,14 @@ class Sweep {
   /// e = factor * output in fp32, per channel to memory, or its sum over the warp's channels to
   /// shared memory.
   __device__ __forceinline__ void emit_energy(const float (&values)[8], int local,
-                                              std::int64_t at_token, int channel, bool inside,
+                                              int at_token, int channel, bool inside,
                                               int member) const {
     const SweepEnergy& energy = role_.energy;
     float products[8] = {};
     if (inside) {
       const std::int64_t offset =
           energy.factor.offset(batch_, at_token, head_of(energy.factor, member)) + channel;
-      if (energy.factor.aligned && channel + 8 <= value_columns_) {
+      if (energy.factor.aligned && channel + 8 <= value_columns()) {
         const T* source = static_cast<const T*>(energy.factor.data) + offset;
         const float4 low = load_four(source);
         const float4 high = load_four(source + 4);
@@ -1130,7 +1103,7 @@ class Sweep {
       } else {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          if (channel + i < value_columns_) {
+          if (channel + i < value_columns()) {
             products[i] = load_element<T>(energy.factor.data, offset + i, energy.factor.is_float) *
                           values[i];
           }
@@ -1142,20 +1115,20 @@ class Sweep {
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum += products[i];
       sum += shuffle_xor(sum, 1);
-      if (lane_ % 2 == 0) at<float>(layout_.row_sums)[warp_ * Shape::kStage + local] = sum;
+      if (lane_ % 2 == 0) at<float>(arguments_.layout.row_sums)[warp_ * Shape::kStage + local] = sum;
     } else if (inside) {
-      float* destination = energy.data + energy_index(at_token) * value_columns_ + channel;
+      float* destination = energy.data + energy_index(at_token) * value_columns() + channel;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if (channel + i < value_columns_) {
+        if (channel + i < value_columns()) {
           add_energy(destination[i], products[i], role_.query.per_query_head ? member : 0);
         }
       }
     }
   }
 
-  __device__ __forceinline__ std::int64_t energy_index(std::int64_t at_token) const {
-    return (batch_ * arguments_.time + at_token) * arguments_.kv_heads + head_;
+  __device__ __forceinline__ std::int64_t energy_index(int at_token) const {
+    return (static_cast<std::int64_t>(batch_) * arguments_.time + at_token) * arguments_.kv_heads + head_;
   }
 
   __device__ __forceinline__ void add_energy(float& destination, float product, int member) const {
@@ -1170,9 +1143,9 @@ class Sweep {
       for (int local = threadIdx.x; local < valid; local += blockDim.x) {
         float sum = 0.0f;
         for (int warp = 0; warp < warps_; ++warp) {
-          sum += at<float>(layout_.row_sums)[warp * Shape::kStage + local];
+          sum += at<float>(arguments_.layout.row_sums)[warp * Shape::kStage + local];
         }
-        const std::int64_t at_token = token(first_of(energy_chunk_) + local);
+        const int at_token = token(first_of(energy_chunk_) + local);
         add_energy(role_.energy.data[value_block_ * role_.energy.block_stride +
                                      energy_index(at_token)],
                    sum, energy_member_);
@@ -1185,29 +1158,20 @@ class Sweep {
 
   const SweepArguments& arguments_;
   const SweepRole& role_;
-  const Layout layout_;
   unsigned char* const shared_;
-  const int lane_;
-  const int warp_;
-  const int warps_;
+  const int lane_ = lane_id();
+  const int warp_ = warp_id();
+  const int warps_ = static_cast<int>(blockDim.x) / kWarpSize;
   const int value_block_;
   const int segment_;
-  const std::int64_t head_;
-  const std::int64_t sequence_;
-  std::int64_t batch_;
-  std::int64_t begin_;
-  std::int64_t length_;
-  std::int64_t origin_;  // token of position 0
-  std::int64_t first_;   // positions of the segment
-  std::int64_t last_;
-  int direction_;
-  int chunk_tokens_;
+  const int head_;
+  const int sequence_;
+  int batch_;
+  int begin_;   // first token of the sequence
+  int length_;  // tokens of the sequence
+  int first_;   // positions of the segment in sweep order
+  int last_;
   int chunks_;
-  int first_channel_;
-  int value_columns_;
-  int query_shift_, key_shift_, value_shift_;
-  bool has_tail_;
-  bool reads_;
   bool energy_pending_ = false;
   int energy_chunk_ = 0;
   int energy_member_ = 0;
@@ -1220,24 +1184,22 @@ template <typename T, int kKey, SweepDecay kDecay>
 __global__ void __launch_bounds__(kMaxSweepWarps * kWarpSize, 1)
     sweep_kernel(__grid_constant__ const SweepArguments arguments) {
   // Blocks of one head are neighbours, so that what they read in common is read from memory once.
-  std::int64_t index = blockIdx.x;
-  int blocks_per_head = arguments.roles[0].value_blocks;
-  if (arguments.role_count == 2) blocks_per_head += arguments.roles[1].value_blocks;
-  int value_block = static_cast<int>(index % blocks_per_head);
+  const int blocks_per_head = arguments.roles[0].value_blocks + arguments.roles[1].value_blocks;
+  int index = static_cast<int>(blockIdx.x);
+  int value_block = index % blocks_per_head;
   index /= blocks_per_head;
-  const int segment = static_cast<int>(index % arguments.segments);
+  const int segment = index % arguments.segments;
   index /= arguments.segments;
-  const std::int64_t head = index % arguments.kv_heads;
-  const std::int64_t sequence = index / arguments.kv_heads;
   const bool second = value_block >= arguments.roles[0].value_blocks;
   if (second) value_block -= arguments.roles[0].value_blocks;
-  Sweep<T, kKey, kDecay>(arguments, arguments.roles[second], value_block, head, sequence, segment)
+  Sweep<T, kKey, kDecay>(arguments, arguments.roles[second], value_block,
+                         index % arguments.kv_heads, index / arguments.kv_heads, segment)
       .run();
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
 bool fits(int warps, int stages, const DeviceLimits& limits) {
-  return SweepLayout<T, kKey, kDecay>(warps, stages).bytes <= limits.shared_bytes_per_block;
+  return make_layout<T, kKey, kDecay>(warps, stages).bytes <= limits.shared_bytes_per_block;
 }
 
 /// As many warps a block as v' has use for, evenly over the blocks; two stages where shared memory
@@ -1294,22 +1256,32 @@ void launch_sweep(SweepDecay decay, SweepArguments arguments, cudaStream_t strea
   with_kernel(decay, key_columns, [&]<int kKey, SweepDecay kDecay>() {
     using Shape = SweepShape<T, kKey, kDecay>;
     const SweepPlan plan = plan_blocks<T, kKey, kDecay>(value_columns);
-    std::int64_t blocks = 0;
-    for (int i = 0; i < arguments.role_count; ++i) {
+    const auto unit_shift = [](const SweepOperand& operand, int columns) {
+      constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+      const unsigned units = operand.aligned ? columns / kVector : columns;
+      return static_cast<int>(std::bit_width(std::bit_ceil(units))) - 1;
+    };
+    for (int i = 0; i < kMaxRoles; ++i) {
       SweepRole& role = arguments.roles[i];
-      role.value_blocks = value_blocks(plan, role.value.total_columns());
-      blocks += role.value_blocks;
+      role.value_blocks =
+          i < arguments.role_count ? value_blocks(plan, role.value.total_columns()) : 0;
+      role.query.unit_shift = unit_shift(role.query, role.query.columns);
+      role.key.unit_shift = unit_shift(role.key, role.key.columns);
+      role.value.unit_shift = unit_shift(
+          role.value, std::min(role.value.columns, plan.warps * kChannelsPerWarp));
     }
-    blocks *= arguments.sequences * arguments.kv_heads * arguments.segments;
+    arguments.layout = make_layout<T, kKey, kDecay>(plan.warps, plan.stages);
     arguments.stages = plan.stages;
     // With several heads on one state, a stage is one step: the steps of a chunk depend on each
     // other through the state, to which all heads add first.
     arguments.steps = arguments.group == 1 ? Shape::kMaxSteps : 1;
+    arguments.chunk_tokens = arguments.steps * Shape::kStep;
+    const std::int64_t blocks = std::int64_t{1} * arguments.sequences * arguments.kv_heads *
+                                arguments.segments *
+                                (arguments.roles[0].value_blocks + arguments.roles[1].value_blocks);
     launch(sweep_kernel<T, kKey, kDecay>,
            {grid_of(blocks), dim3(plan.warps * kWarpSize),
-            static_cast<std::size_t>(
-                SweepLayout<T, kKey, kDecay>(plan.warps, plan.stages).bytes),
-            stream, "linear_attention_sweep"},
+            static_cast<std::size_t>(arguments.layout.bytes), stream, "linear_attention_sweep"},
            arguments);
   });
 }

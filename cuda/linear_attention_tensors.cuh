@@ -45,6 +45,7 @@ SweepOperand make_operand(const ConstTokens& tensor, std::int64_t columns, bool 
           tensor.time_stride,
           tensor.head_stride,
           static_cast<int>(columns),
+          0,
           ones_column,
           std::is_same_v<T, float>,
           rows_are_aligned(tensor.data, columns, tensor.batch_stride, tensor.time_stride,

@@ -9,10 +9,10 @@
 // neighbouring accumulators are an A operand with no shuffle: to_a.
 //
 // Loads and stores are collectives of the whole warp on tiles in shared memory; `ld` is the leading
-// dimension in elements. For 16-bit T tiles and rows must be 16-byte aligned (ld % 8 == 0), and all
-// accesses are free of bank conflicts when ld is an odd multiple of 8. For float, load_a and load_b
-// read float2 (8-byte aligned, ld even) and are conflict-free for ld = 8 mod 16; the _trans loads
-// are conflict-free for ld = 4 mod 8 and take any ld.
+// dimension in elements. For 16-bit T tiles and rows must be 16-byte aligned (ld % 8 == 0); with ld
+// an odd multiple of 8 no access has bank conflicts, but for transposed stores before sm_90. For
+// float, load_a, load_b and the row-major stores move float2 (8-byte aligned, ld even) without
+// conflicts for ld = 8 mod 16; the _trans loads take any ld, without conflicts for ld = 4 mod 8.
 //
 // Long sums: the tensor cores align the addends of an mma and cut off, not round, what lies below
 // the sum's last bit, so a chain of n mma into one accumulator drifts towards zero by up to n ulp.

@@ -76,3 +76,18 @@ def describe() -> dict[str, str | int]:
         **native_kernels(),
         **accelerators(),
     }
+
+
+def check_device(device: str) -> None:
+    """Require a device that torch can use here.
+
+    Raises:
+        ValueError: where it cannot, with torch's reason.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here: {reason}") from error

@@ -11,11 +11,15 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-# Far above the clock's resolution and the cost of a call; short work is repeated up to it.
-_MIN_SAMPLE_SECONDS = 2e-3
+Key = TypeVar("Key", bound=Hashable)
+
+# Short work is repeated up to it. Longer than a scheduler's time slice, so that where other work
+# shares the cores short samples suffer from it as much as long ones.
+_MIN_SAMPLE_SECONDS = 2e-2
 
 
 @dataclass(frozen=True)
@@ -81,26 +85,26 @@ def ratio(slower: Timing, faster: Timing) -> Ratio:
 
 
 def interleaved(
-    callables: Mapping[str, Callable[[], object]],
+    callables: Mapping[Key, Callable[[], object]],
     *,
     repeats: int = 5,
     synchronize: Callable[[], object] | None = None,
     on_sample: Callable[[], object] | None = None,
-) -> dict[str, Timing]:
+) -> dict[Key, Timing]:
     """Time several callables in alternating rounds.
 
-    Each is called once untimed first. Calls shorter than two milliseconds are timed several at a
-    time, the same number in every round.
+    Each is called once untimed first. Short calls are timed several at a time, the same
+    number in every round.
 
     Args:
-        callables: what to time, by name.
+        callables: what to time, each under a key of the caller's choice.
         repeats: rounds, at least 1.
         synchronize: called before each reading of the clock, such as ``torch.cuda.synchronize``.
         on_sample: called after each of the ``(repeats + 1) * len(callables)`` samples, the untimed
             ones included, for a progress bar.
 
     Returns:
-        A :class:`Timing` a name, in the order of ``callables``.
+        A :class:`Timing` a key, in the order of ``callables``.
 
     Raises:
         ValueError: for fewer than one round.
@@ -124,20 +128,20 @@ def interleaved(
         wait()
         return (time.perf_counter() - start) / calls
 
-    calls = {}
-    for name, function in callables.items():
+    calls: dict[Key, int] = {}
+    for key, function in callables.items():
         once = sample(function, 1)
         if once < _MIN_SAMPLE_SECONDS:  # the first call also pays for caches and code paths
             once = sample(function, 1)
-        calls[name] = max(1, math.ceil(_MIN_SAMPLE_SECONDS / max(once, 1e-9)))
+        calls[key] = max(1, math.ceil(_MIN_SAMPLE_SECONDS / max(once, 1e-9)))
         count()
-    seconds: dict[str, list[float]] = {name: [] for name in callables}
+    seconds: dict[Key, list[float]] = {key: [] for key in callables}
     for round_index in range(repeats):
-        names = list(callables)
-        for name in names if round_index % 2 == 0 else reversed(names):
-            seconds[name].append(sample(callables[name], calls[name]))
+        keys = list(callables)
+        for key in keys if round_index % 2 == 0 else reversed(keys):
+            seconds[key].append(sample(callables[key], calls[key]))
             count()
-    return {name: Timing(name, tuple(values)) for name, values in seconds.items()}
+    return {key: Timing(str(key), tuple(values)) for key, values in seconds.items()}
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
-// The Python module rankone_emulation: the bindings of the CUDA functions over the emulated kernels.
-// It looks like rankone._native.cuda, with addresses of host memory.
+// The Python module rankone_emulation: the bindings of the CUDA functions over the emulated
+// kernels. It looks like rankone._native.cuda, with addresses of host memory.
 #include "bindings.h"
 #include "simt.h"
 

@@ -18,4 +18,10 @@ void run_threads(dim3 grid, dim3 block, std::size_t shared_bytes, const Body& bo
   launch(&call_body<Body>, config, &body);
 }
 
+/// Runs `body` in one warp.
+template <typename Body>
+void run_warp(std::size_t shared_bytes, const Body& body) {
+  run_threads(1, kWarpSize, shared_bytes, body);
+}
+
 }  // namespace rankone::cuda

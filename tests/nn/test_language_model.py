@@ -214,7 +214,7 @@ class TestMixerChoice:
             build(mixer=["lightning_attention"] * 3)
         with pytest.raises(ValueError, match=r"mixer_kwargs must have one entry a layer"):
             build(mixer_kwargs=[{}])
-        with pytest.raises(TypeError, match="a mixer must be a torch.nn.Module"):
+        with pytest.raises(TypeError, match=r"a mixer must be a torch.nn.Module"):
             LanguageModel(LanguageModelConfig(vocab_size=4), mixer=lambda layer: nn.Identity())
         with pytest.raises(ValueError, match="mixer_kwargs must be empty when mixer is a callable"):
             LanguageModel(
@@ -266,7 +266,7 @@ class TestFiles:
     def test_missing_and_foreign_files_are_named(self, tmp_path):
         from safetensors.torch import save_file
 
-        with pytest.raises(FileNotFoundError, match="no model file at .*absent"):
+        with pytest.raises(FileNotFoundError, match=r"no model file at .*absent"):
             LanguageModel.load(tmp_path / "absent")
         save_file({"x": torch.zeros(1)}, tmp_path / "foreign")
         with pytest.raises(ValueError, match="does not hold a rankone language model"):

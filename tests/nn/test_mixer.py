@@ -264,5 +264,5 @@ class TestRegistry:
             build_mixer("nope", 16, 2)
 
     def test_what_is_not_a_mixer_is_refused(self):
-        with pytest.raises(TypeError, match="a mixer must be a torch.nn.Module .* got Linear"):
+        with pytest.raises(TypeError, match=r"a mixer must be a torch.nn.Module .* got Linear"):
             build_mixer(lambda hidden_size, num_heads: nn.Linear(2, 2), 16, 2)

@@ -59,5 +59,5 @@ def test_options_out_of_range_are_named():
         SoftmaxAttention(12, 4)
     with pytest.raises(ValueError, match="window_size must be at least 1, got 0"):
         SoftmaxAttention(16, 4, window_size=0)
-    with pytest.raises(TypeError, match="state must be an AttentionCache .* got Tensor"):
+    with pytest.raises(TypeError, match=r"state must be an AttentionCache .* got Tensor"):
         SoftmaxAttention(16, 4)(torch.zeros(1, 2, 16), state=torch.zeros(1))

@@ -12,6 +12,7 @@ from rankone.nn import (
     LanguageModel,
     LanguageModelConfig,
     TrainingConfig,
+    evaluate,
     learning_rate_factor,
     parameter_groups,
     train,
@@ -225,6 +226,28 @@ def test_schedule_rises_linearly_and_falls_as_a_cosine():
     assert learning_rate_factor(150, 1.5, options) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("size", "length"), [(2, 8), (8, 8), (9, 8), (50, 8), (49, 8), (49, 1)])
+def test_evaluation_predicts_every_token_but_the_first_once(size, length):
+    model = build().double().train()
+    tokens = torch.randint(VOCAB, (size,))
+    total = 0.0
+    for start in range(0, size - 1, length):
+        window = tokens[start : start + length + 1]
+        log_p = model(window[None]).logits[0].log_softmax(-1)
+        total -= log_p[torch.arange(len(window) - 1), window[1:]].sum().item()
+    measured = evaluate(model, tokens, length=length, batch_size=3)
+    # The model's loss is taken in float32.
+    assert measured == pytest.approx(total / (size - 1), rel=1e-6)
+    assert model.training
+
+
+def test_texts_that_cannot_be_evaluated_are_named():
+    with pytest.raises(ValueError, match="tokens must be 1-D with at least 2 entries"):
+        evaluate(build(), torch.zeros(1, dtype=torch.int64), length=4)
+    with pytest.raises(ValueError, match="length and batch_size must be at least 1, got 0 and 16"):
+        evaluate(build(), torch.zeros(9, dtype=torch.int64), length=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -250,7 +273,7 @@ def test_checkpoint_options_that_do_not_fit_are_named(tmp_path):
             train(build(), batches(), config(), **options)
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
         train(build(), batches(), config(), checkpoint=tmp_path / "a", checkpoint_every=0)
-    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from at .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint to resume from at .*absent"):
         train(build(), batches(), config(), checkpoint=tmp_path / "absent", resume=True)
     with pytest.raises(FileNotFoundError, match="no directory for the checkpoint"):
         train(build(), batches(), config(), checkpoint=tmp_path / "no" / "where")

@@ -15,6 +15,7 @@ from rankone.nn.softmax_attention import AttentionCache, SoftmaxAttention
 from rankone.nn.training import (
     TrainingConfig,
     TrainingResult,
+    evaluate,
     learning_rate_factor,
     parameter_groups,
     train,
@@ -36,6 +37,7 @@ __all__ = [
     "TrainingResult",
     "apply_rotary",
     "build_mixer",
+    "evaluate",
     "generate",
     "learning_rate_factor",
     "make_feed_forward",

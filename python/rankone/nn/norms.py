@@ -32,8 +32,8 @@ class SRMSNorm(nn.Module):
     Example:
         >>> import torch
         >>> from rankone.nn import SRMSNorm
-        >>> SRMSNorm(2)(torch.tensor([1.0, -1.0]))
-        tensor([ 1., -1.])
+        >>> SRMSNorm(4)(torch.tensor([3.0, -3.0, 3.0, 3.0]))
+        tensor([ 1., -1.,  1.,  1.])
     """
 
     def __init__(self, dim: int, eps: float = 1e-8) -> None:
@@ -71,8 +71,8 @@ class RMSNorm(nn.Module):
     Example:
         >>> import torch
         >>> from rankone.nn import RMSNorm
-        >>> RMSNorm(4)(torch.full((1, 4), 3.0)).tolist()
-        [[1.0, 1.0, 1.0, 1.0]]
+        >>> RMSNorm(4)(torch.tensor([30.0, -30.0, 30.0, 30.0])).tolist()
+        [1.0, -1.0, 1.0, 1.0]
     """
 
     def __init__(

@@ -7,7 +7,7 @@ a token, or up to the window. Packed sequences are unpacked into a padded batch 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -129,14 +129,14 @@ class SoftmaxAttention(nn.Module):
             padded, mask, row, column = _unpack(x, cu_seqlens)
             y, state = self._attend(padded, mask, state, return_state)
             y = y[row, column][None]
-        return (y, state) if return_state else y
+        return (y, cast(AttentionCache, state)) if return_state else y
 
     def step(self, x: Tensor, state: AttentionCache | None = None) -> tuple[Tensor, AttentionCache]:
         """Mix one token: (batch, hidden_size) after ``state``; gives the output and new cache."""
         check_token(x, self.hidden_size)
         self._check_state(state, x.shape[0])
         y, state = self._attend(x[:, None], None, state, True)
-        return y[:, 0], state
+        return y[:, 0], cast(AttentionCache, state)
 
     def init_state(
         self,

@@ -139,7 +139,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         >>> [len(group["params"]) for group in parameter_groups(torch.nn.Linear(2, 2), 0.1)]
         [1, 1]
     """
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             exempt = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
@@ -196,16 +197,17 @@ def train(
         >>> train(model, batches, TrainingConfig(max_steps=3)).steps
         3
     """
-    if checkpoint is None and (resume or checkpoint_every is not None):
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is None and (resume or checkpoint_every is not None):
         raise ValueError("checkpoint must be given with resume or checkpoint_every, got None")
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
-    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
-        raise FileNotFoundError(f"no directory for the checkpoint {os.fspath(checkpoint)}")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"no directory for the checkpoint {path}")
 
     run = _Run(model, config)
-    if resume:
-        run.load(Path(checkpoint))
+    if path is not None and resume:
+        run.load(path)
     was_training = model.training
     model.train()
     saved_at = run.step
@@ -225,13 +227,60 @@ def train(
             show()
             if callback is not None:
                 callback(run.step, loss)
-            if checkpoint_every is not None and run.step % checkpoint_every == 0:
-                run.save(Path(checkpoint))
+            if path is not None and checkpoint_every and run.step % checkpoint_every == 0:
+                run.save(path)
                 saved_at = run.step
-    if checkpoint is not None and (saved_at != run.step or not Path(checkpoint).exists()):
-        run.save(Path(checkpoint))
+    if path is not None and (saved_at != run.step or not path.exists()):
+        run.save(path)
     model.train(was_training)
     return TrainingResult(run.losses, run.step, run.tokens, run.seconds, stopped_by)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, tokens: Tensor, *, length: int, batch_size: int = 16) -> float:
+    """Mean loss of a text, in nats a token, read in windows that each start afresh.
+
+    Every token but the first is predicted once, from the tokens before it in its window.
+
+    Args:
+        model: ``model(tokens=, labels=)`` returns an object with a scalar ``loss``, the mean over
+            the tokens after the first of each window.
+        tokens: (n,) int64.
+        length: tokens that are predicted a window.
+        batch_size: windows that are read at once.
+
+    Returns:
+        The mean over the n - 1 predicted tokens.
+
+    Raises:
+        ValueError: for a text of fewer than 2 tokens, or sizes below 1.
+
+    Example:
+        >>> import torch
+        >>> from rankone.nn import LanguageModel, LanguageModelConfig, evaluate
+        >>> model = LanguageModel(LanguageModelConfig(vocab_size=8, hidden_size=16, num_layers=1))
+        >>> 1.5 < evaluate(model, torch.randint(8, (100,)), length=16) < 3.0
+        True
+    """
+    if tokens.ndim != 1 or tokens.shape[0] < 2:
+        raise ValueError(f"tokens must be 1-D with at least 2 entries, got {tuple(tokens.shape)}")
+    if length < 1 or batch_size < 1:
+        raise ValueError(f"length and batch_size must be at least 1, got {length} and {batch_size}")
+    tokens = tokens.to(next(model.parameters()).device)
+    predicted = tokens.shape[0] - 1
+    whole = predicted // length * length
+    batches: list[Tensor] = []
+    if whole:
+        batches += tokens[: whole + 1].unfold(0, length + 1, length).split(batch_size)
+    if whole < predicted:
+        batches.append(tokens[None, whole:])
+    was_training = model.training
+    model.eval()
+    total = sum(
+        model(tokens=batch, labels=batch).loss.item() * batch[:, 1:].numel() for batch in batches
+    )
+    model.train(was_training)
+    return total / predicted
 
 
 class _Run:
@@ -257,7 +306,7 @@ class _Run:
     def progress(self) -> float:
         if self.config.max_steps is not None:
             return self.step / self.config.max_steps
-        return self.seconds / self.config.max_seconds
+        return self.seconds / (self.config.max_seconds or math.inf)
 
     def limit(self) -> str | None:
         if self.config.max_steps is not None and self.step >= self.config.max_steps:

@@ -85,10 +85,15 @@ def row_contiguous(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def tokens(tensor: Tensor) -> tuple[int, int, int, int]:
-    """Address and (batch, time, head) strides of a (batch, time, heads, dim) tensor."""
-    batch_stride, time_stride, head_stride = tensor.stride()[:3]
-    return tensor.data_ptr(), batch_stride, time_stride, head_stride
+def tokens(tensor: Tensor, outer_axes: int) -> tuple[int, int, int, int]:
+    """Address and (batch, time, head) strides of a (batch, time, heads, ...) tensor.
+
+    ``outer_axes`` is 2 with the time axis and 1 for one token, where it is left out.
+    """
+    stride = tensor.stride()
+    if outer_axes == 2:
+        return tensor.data_ptr(), stride[0], stride[1], stride[2]
+    return tensor.data_ptr(), stride[0], 0, stride[1]
 
 
 def address(tensor: Tensor | None) -> int:

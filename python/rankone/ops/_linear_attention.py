@@ -17,8 +17,8 @@ MAX_HEAD_DIM = 256
 CHUNK_SIZES = (16, 32, 64, 128)
 BACKENDS = ("auto", "native", "torch")
 
-# Values of rankone::DecayForm, by the number of axes of log_decay.
-_DECAY_FORMS = {1: 1, 3: 2, 4: 3}
+# Values of rankone::DecayForm.
+PER_HEAD, PER_TOKEN, PER_CHANNEL = 1, 2, 3
 
 State = Tensor | tuple[Tensor, Tensor] | None
 
@@ -213,34 +213,40 @@ def native_inputs(
     ones_column: bool,
     chunk_size: int,
 ) -> tuple[tuple, list[Tensor | None]]:
-    """What the native forward and backward both read, and the tensors that must outlive the call.
+    """What every native function reads, and the tensors that must outlive the call.
 
-    Works on any tensors with (batch, time, heads, dim) layout; the order of the numbers is that of
-    ``cpp/bindings/linear_attention.cpp``.
+    Takes (batch, time, heads, dim) tensors, or those of one token without the time axis. The order
+    of the numbers is that of ``cpp/bindings/linear_attention.cpp``.
     """
     dtype = state_dtype(q.dtype)
-    batch, time, heads, key_dim = q.shape
-    q, k, v = (_library.row_contiguous(tensor) for tensor in (q, k, v))
+    *outer, heads, key_dim = q.shape
+    batch, time = outer if len(outer) == 2 else (outer[0], 1)
+    kv_heads, value_dim = k.shape[-2], v.shape[-1]
+    q, k, v = _library.row_contiguous(q), _library.row_contiguous(k), _library.row_contiguous(v)
     form, decay = 0, (0, 0, 0, 0)
     if log_decay is not None:
-        form = _DECAY_FORMS[log_decay.ndim]
-        log_decay = log_decay.to(dtype)
-        if form == 1:
+        if log_decay.dtype != dtype:
+            log_decay = log_decay.to(dtype)
+        if log_decay.ndim == 1:
             log_decay = log_decay.contiguous()
-            decay = (log_decay.data_ptr(), 0, 0, 0)
-        elif form == 2:
-            decay = _library.tokens(log_decay)
-        else:
+            form, decay = PER_HEAD, (log_decay.data_ptr(), 0, 0, 0)
+        elif log_decay.ndim == q.ndim:
             log_decay = _library.row_contiguous(log_decay)
-            decay = _library.tokens(log_decay)
+            form, decay = PER_CHANNEL, _library.tokens(log_decay, q.ndim - 2)
+        else:
+            form, decay = PER_TOKEN, _library.tokens(log_decay, q.ndim - 2)
     if initial_state is not None:
-        initial_state = initial_state.to(dtype).contiguous()
+        if initial_state.dtype != dtype:
+            initial_state = initial_state.to(dtype)
+        initial_state = initial_state.contiguous()
     if cu_seqlens is not None:
         cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
+    sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
+    axis = q.ndim - 2
     numbers = (
-        (batch, time, heads, k.shape[2], key_dim, v.shape[-1], _sequence_count(q, cu_seqlens)),
+        (batch, time, heads, kv_heads, key_dim, value_dim, sequences),
         (ones_column, _library.data_type(q.dtype), form, chunk_size, scale),
-        (_library.tokens(q), _library.tokens(k), _library.tokens(v), decay),
+        (_library.tokens(q, axis), _library.tokens(k, axis), _library.tokens(v, axis), decay),
         (_library.address(initial_state), _library.address(cu_seqlens)),
     )
     return numbers, [q, k, v, log_decay, initial_state, cu_seqlens]
@@ -371,13 +377,13 @@ def _step_impl(q, k, v, state, log_decay, scale, ones_column, backend):
     if new_state.numel() == 0:
         return output, new_state
     native = _choose("linear_attention_step", q, backend)
-    arguments = _as_one_token(q, k, v, log_decay)
     if native is None:
+        arguments = _as_one_token(q, k, v, log_decay)
         _chunked.forward(
             *arguments, state, None, scale, ones_column, 0, output[:, None], new_state
         )
     else:
-        inputs, alive = native_inputs(*arguments, state, None, scale, ones_column, 0)
+        inputs, alive = native_inputs(q, k, v, log_decay, state, None, scale, ones_column, 0)
         _library.call(
             native, "linear_attention_step", output,
             *inputs, (output.data_ptr(), new_state.data_ptr()),
@@ -558,13 +564,12 @@ def linear_attention(
     scale = _scale(scale, q.shape[-1], normalize)
     if not causal:
         return _whole_sequence(q, k, v, scale, normalize, eps), None
-    dtype = output_dtype(q)
     output, final_state = _forward_op(
         q, k, v, log_decay, join_state(initial_state), cu_seqlens, scale, normalize,
         chunk_size or 0, backend,
     )  # fmt: skip
     if normalize:
-        output = (output[..., :-1] / (output[..., -1:] + eps)).to(dtype)
+        output = (output[..., :-1] / (output[..., -1:] + eps)).to(output_dtype(q))
     return output, split_state(final_state, normalize) if output_final_state else None
 
 
@@ -627,12 +632,11 @@ def linear_attention_step(
     _check_state("state", state, normalize, (batch, kv_heads, key_dim, v.shape[-1]))
     joined = join_state(state)
     checks.check_same_device({"q": q, "k": k, "v": v, "log_decay": log_decay, "state": joined})
-    dtype = output_dtype(q)
     output, new_state = _step_op(
         q, k, v, joined, log_decay, _scale(scale, key_dim, normalize), normalize, "auto"
     )
     if normalize:
-        output = (output[..., :-1] / (output[..., -1:] + eps)).to(dtype)
+        output = (output[..., :-1] / (output[..., -1:] + eps)).to(output_dtype(q))
     return output, split_state(new_state, normalize)
 
 

@@ -67,6 +67,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 def check_same_dtype(tensors: Mapping[str, Tensor]) -> None:
     """Require one floating dtype, except under autocast, which casts them to one itself."""
+    dtypes = [tensor.dtype for tensor in tensors.values()]
+    if dtypes[0] in FLOATING and all(dtype == dtypes[0] for dtype in dtypes):
+        return
     for name, tensor in tensors.items():
         check_floating(name, tensor)
     (first, reference), *others = tensors.items()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 Number = float | int
 Measured = Number | str | tuple[Number, ...]
@@ -134,7 +136,7 @@ class Claim:
         values = tuple(_plain_number(value) for value in measured)
         if len(values) < 2:
             raise ValueError(f"measured must have at least two entries, got {len(values)}")
-        passed = all(after > before for before, after in zip(values[:-1], values[1:], strict=True))
+        passed = all(after > before for before, after in pairwise(values))
         return cls(statement, expected, values, "each above the last", passed, note)
 
     @classmethod
@@ -162,9 +164,9 @@ def _plain_number(value: Number) -> Number:
 def _plain(value: Measured | Sequence[Number]) -> Measured:
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence):
+    if isinstance(value, list | tuple):
         return tuple(_plain_number(entry) for entry in value)
-    return _plain_number(value)
+    return _plain_number(cast(Number, value))
 
 
 def shown(value: Measured, digits: int = 3) -> str:
@@ -179,7 +181,7 @@ def shown(value: Measured, digits: int = 3) -> str:
         return value
     if isinstance(value, tuple):
         return ", ".join(shown(entry, digits) for entry in value)
-    if isinstance(value, bool) or isinstance(value, int):
+    if isinstance(value, int):
         return str(value)
     if math.isfinite(value) and 10**digits <= abs(value) < 1e15:
         return f"{value:.0f}"

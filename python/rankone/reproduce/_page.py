@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from rankone.reproduce._claims import Claim, Number, shown
+from rankone.reproduce._claims import Claim, Measured, Number, shown
 from rankone.reproduce._figures import PALETTE, Figure, inlined
-from rankone.reproduce._reproduction import TABLE_DIGITS, Table
+from rankone.reproduce._reproduction import NOT_MEASURED, TABLE_DIGITS, Table
 
 _NUMBER = ' class="number"'
 _SHORT = 32  # characters of a cell that is never broken over lines
@@ -187,9 +187,9 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell(cell: object) -> str:
+def _cell(cell: Measured | None) -> str:
     if cell is None:
-        return f"<td{_NUMBER}>–</td>"
+        return f"<td{_NUMBER}>{NOT_MEASURED}</td>"
     if _numeric(cell):
         return f"<td{_NUMBER}>{shown(cell, TABLE_DIGITS)}</td>"
     text = str(cell)

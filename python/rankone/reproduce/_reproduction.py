@@ -60,6 +60,7 @@ class Settings:
         return track(items, description, total=total, enabled=self.progress)
 
 
+NOT_MEASURED = "\N{EN DASH}"
 TABLE_DIGITS = 4  # enough to quote published timings as they were printed
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankone import catalog
+from rankone import _environment, catalog
 from rankone._files import write_whole
 from rankone.reproduce._page import Section, html_page
 from rankone.reproduce._reproduction import Reproduction, Settings
@@ -87,7 +87,7 @@ def reproduce(
     if not asked:
         raise ValueError("slugs must name at least one method, got none")
     entries = [catalog.method(slug) for slug in asked]
-    _check_device(settings.device)
+    _environment.check_device(settings.device)
 
     reproductions: list[Reproduction] = []
     failures: list[Failure] = []
@@ -118,8 +118,6 @@ def reproduce(
 
 def run_one(entry: catalog.Method, settings: Settings) -> Reproduction:
     """Run one reproduction and add its wall time and the conditions of the run."""
-    from rankone import _environment
-
     module = importlib.import_module(entry.module)
     start = time.perf_counter()
     result = module.run(settings)
@@ -182,14 +180,3 @@ def _section(result: Reproduction) -> Section:
 def _failed_section(failure: Failure) -> Section:
     entry = catalog.method(failure.slug)
     return Section(failure.slug, entry.title, f"This reproduction did not run. {failure.error}")
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used here: {reason}") from error
-

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from rankone.reproduce._claims import Claim, Number, shown
+from rankone.reproduce._claims import Claim, Measured, Number, shown
 from rankone.reproduce._page import duration, holding
-from rankone.reproduce._reproduction import TABLE_DIGITS, Reproduction, Table
-
+from rankone.reproduce._reproduction import NOT_MEASURED, TABLE_DIGITS, Reproduction, Table
 
 # Wide enough for a row of claims where the output is a file or a pipe and has no width of its own.
 _PLAIN_WIDTH = 120
@@ -64,5 +63,9 @@ def print_table(console: Console, table: Table) -> None:
         numeric = all(isinstance(row[index], Number | None) for row in table.rows)
         grid.add_column(escape(heading), justify="right" if numeric else "left")
     for row in table.rows:
-        grid.add_row(*("–" if cell is None else escape(shown(cell, TABLE_DIGITS)) for cell in row))
+        grid.add_row(*(escape(_cell(cell)) for cell in row))
     console.print(grid)
+
+
+def _cell(cell: Measured | None) -> str:
+    return NOT_MEASURED if cell is None else shown(cell, TABLE_DIGITS)

@@ -322,7 +322,8 @@ def _state_claim(settings: Settings, scale: Scale) -> Claim:
     for length in scale.lengths:
         q, k, v = _inputs(settings, scale, length)
         _, state = ops.linear_attention(q, k, v, slopes, output_final_state=True)
-        sizes.append(state.numel() * state.element_size())
+        assert isinstance(state, Tensor)
+        sizes.append(state.nbytes)
     expected = 4 * scale.batch * scale.heads * scale.head_dim**2
     return Claim.exact(
         f"the final state has the same size at every length, {scale.lengths[0]} to "
@@ -482,4 +483,3 @@ def _figure(settings: Settings, scale: Scale, forward: Speeds, both: Speeds) -> 
         f"{threads}; medians of {scale.repeats} alternating rounds.",
         *drawings,
     )
-

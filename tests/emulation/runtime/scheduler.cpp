@@ -48,12 +48,12 @@ class Random {
     state_ ^= state_ >> 27;
     return static_cast<unsigned>(state_ * 0x2545f4914f6cdd1du >> 32);
   }
-  /// One of the set bits of a nonzero mask.
+  /// One of the set bits of a nonzero mask. Bits after a gap are drawn more often, which does no
+  /// harm.
   unsigned bit_of(std::uint32_t mask) {
-    const unsigned turn = (*this)() % 32;
-    return (static_cast<unsigned>(std::countr_zero(std::rotr(mask, static_cast<int>(turn)))) +
-            turn) %
-           32;
+    const auto width = static_cast<std::uint64_t>(std::bit_width(mask));
+    const auto from = static_cast<unsigned>((*this)() * width >> 32);
+    return from + static_cast<unsigned>(std::countr_zero(mask >> from));
   }
 
  private:

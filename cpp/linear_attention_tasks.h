@@ -1,5 +1,5 @@
 // What the entry points of CPU linear attention hand to the kernels of one instruction set: plain
-// data, described in linear_attention_kernel.h.
+// data, explained in linear_attention_sweep_kernel.h.
 #pragma once
 
 #include <cstddef>

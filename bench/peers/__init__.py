@@ -1,0 +1,1 @@
+"""Side-by-side comparisons of rankone's ops with their peers: ``python -m bench.peers``."""

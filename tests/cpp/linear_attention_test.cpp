@@ -1,0 +1,858 @@
+// CPU linear attention against the recurrence it is defined by, one token at a time in double, and
+// its adjoint. RANKONE_INSTRUCTION_SET selects the kernels under test.
+#include "rankone/linear_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+
+namespace {
+
+using namespace rankone;
+using Values = std::vector<double>;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// ---- storage ----
+
+/// A 16-bit float type with `mantissa` stored bits: bfloat16 (7) or float16 (10).
+struct Small {
+  int mantissa;
+  int exponent_bits() const { return 15 - mantissa; }
+  int bias() const { return (1 << (exponent_bits() - 1)) - 1; }
+
+  std::uint16_t encode(double value) const {
+    const std::uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+    const double magnitude = std::fabs(value);
+    int exponent = 0;
+    std::frexp(magnitude, &exponent);
+    const int unit = std::max(exponent - 1, 1 - bias()) - mantissa;
+    const double steps = std::nearbyint(std::ldexp(magnitude, -unit));
+    // Bits count upwards through the numbers, so a mantissa that rounds over carries by itself.
+    const int lowest = (unit + mantissa + bias() - 1) << mantissa;
+    return static_cast<std::uint16_t>(sign | (lowest + static_cast<int>(steps)));
+  }
+
+  double decode(std::uint16_t bits) const {
+    const int magnitude = bits & 0x7fff;
+    const int exponent = magnitude >> mantissa;
+    const int fraction = magnitude & ((1 << mantissa) - 1);
+    const double value = exponent == 0
+                             ? std::ldexp(fraction, 1 - bias() - mantissa)
+                             : std::ldexp(fraction + (1 << mantissa), exponent - bias() - mantissa);
+    return bits & 0x8000 ? -value : value;
+  }
+};
+
+constexpr Small kHalf{10}, kBrain{7};
+
+std::size_t size_of(DataType type) {
+  return type == DataType::kFloat64 ? 8 : type == DataType::kFloat32 ? 4 : 2;
+}
+
+/// Rounding error of the type's arithmetic (16-bit types: of their storage).
+double unit_of(DataType type) {
+  switch (type) {
+    case DataType::kFloat64:
+      return 0x1p-53;
+    case DataType::kFloat32:
+      return 0x1p-24;
+    case DataType::kFloat16:
+      return 0x1p-11;
+    case DataType::kBFloat16:
+      break;
+  }
+  return 0x1p-8;
+}
+
+DataType state_type(DataType type) {
+  return type == DataType::kFloat64 ? DataType::kFloat64 : DataType::kFloat32;
+}
+
+/// Memory of one type, filled with NaN until written, with a margin that must stay untouched.
+class Memory {
+ public:
+  Memory(DataType type, std::size_t count) : type_(type), count_(count) {
+    bytes_.assign((count + kMargin) * size_of(type), 0xff);
+  }
+  Memory(DataType type, const Values& values) : Memory(type, values.size()) {
+    for (std::size_t i = 0; i < count_; ++i) set(i, values[i]);
+  }
+
+  void* data() { return bytes_.data(); }
+
+  double operator[](std::size_t i) const {
+    const unsigned char* at = bytes_.data() + i * size_of(type_);
+    if (type_ == DataType::kFloat64) return read<double>(at);
+    if (type_ == DataType::kFloat32) return read<float>(at);
+    const std::uint16_t bits = read<std::uint16_t>(at);
+    return (type_ == DataType::kFloat16 ? kHalf : kBrain).decode(bits);
+  }
+
+  Values values() const {
+    for (std::size_t i = count_ * size_of(type_); i < bytes_.size(); ++i) {
+      check::equal(int{bytes_[i]}, 0xff, "a byte after the result");
+    }
+    Values result(count_);
+    for (std::size_t i = 0; i < count_; ++i) result[i] = (*this)[i];
+    return result;
+  }
+
+  bool operator==(const Memory& other) const { return bytes_ == other.bytes_; }
+
+ private:
+  static constexpr std::size_t kMargin = 64;
+
+  template <typename T>
+  static T read(const unsigned char* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+  template <typename T>
+  void write(std::size_t i, T value) {
+    std::memcpy(bytes_.data() + i * sizeof value, &value, sizeof value);
+  }
+  void set(std::size_t i, double value) {
+    switch (type_) {
+      case DataType::kFloat64:
+        return write(i, value);
+      case DataType::kFloat32:
+        return write(i, static_cast<float>(value));
+      case DataType::kFloat16:
+        return write(i, kHalf.encode(value));
+      case DataType::kBFloat16:
+        return write(i, kBrain.encode(value));
+    }
+  }
+
+  DataType type_;
+  std::size_t count_;
+  std::vector<unsigned char> bytes_;
+};
+
+// ---- a problem, its results by the library and by the recurrence ----
+
+struct Problem {
+  DataType type = DataType::kFloat32;
+  std::int64_t batch = 1, time = 1, heads = 1, kv_heads = 1, key_dim = 1, value_dim = 1;
+  bool ones = false;
+  DecayForm form = DecayForm::kNone;
+  int chunk_size = 0;
+  double scale = 0.3;
+  std::vector<std::int64_t> offsets;  // empty: not packed
+  bool with_state = false;            // an initial state and a gradient of the final state
+  double mean_decay = 0.2, resets = 0.0;
+
+  Values q, k, v, log_decay, initial_state, output_grad, final_state_grad;
+
+  std::int64_t columns() const { return value_dim + (ones ? 1 : 0); }
+  std::int64_t sequences() const {
+    return offsets.empty() ? batch : static_cast<std::int64_t>(offsets.size()) - 1;
+  }
+  std::int64_t state_size() const { return sequences() * kv_heads * key_dim * columns(); }
+  std::int64_t decay_size() const {
+    switch (form) {
+      case DecayForm::kNone:
+        return 0;
+      case DecayForm::kPerHead:
+        return kv_heads;
+      case DecayForm::kPerToken:
+        return batch * time * kv_heads;
+      case DecayForm::kPerChannel:
+        break;
+    }
+    return batch * time * kv_heads * key_dim;
+  }
+  double log_decay_at(std::int64_t token, std::int64_t head, std::int64_t channel) const {
+    switch (form) {
+      case DecayForm::kNone:
+        return 0;
+      case DecayForm::kPerHead:
+        return log_decay[static_cast<std::size_t>(head)];
+      case DecayForm::kPerToken:
+        return log_decay[static_cast<std::size_t>(token * kv_heads + head)];
+      case DecayForm::kPerChannel:
+        break;
+    }
+    return log_decay[static_cast<std::size_t>((token * kv_heads + head) * key_dim + channel)];
+  }
+
+  /// Random data, rounded to the storage types so that both sides read the same numbers.
+  void fill(unsigned seed) {
+    std::mt19937_64 engine(seed);
+    std::normal_distribution<double> normal;
+    std::uniform_real_distribution<double> uniform;
+    const auto random = [&](std::int64_t count, DataType storage) {
+      Values values(static_cast<std::size_t>(count));
+      for (double& value : values) value = normal(engine);
+      return Memory(storage, values).values();
+    };
+    const DataType wide = state_type(type);
+    q = random(batch * time * heads * key_dim, type);
+    k = random(batch * time * kv_heads * key_dim, type);
+    v = random(batch * time * kv_heads * value_dim, type);
+    output_grad = random(batch * time * heads * columns(), ones ? wide : type);
+    log_decay.assign(static_cast<std::size_t>(decay_size()), 0);
+    for (double& g : log_decay) {
+      g = -2 * mean_decay * uniform(engine);
+      if (uniform(engine) < resets) g = -kInfinity;
+    }
+    log_decay = Memory(wide, log_decay).values();
+    if (with_state) {
+      initial_state = random(state_size(), wide);
+      final_state_grad = random(state_size(), wide);
+    }
+  }
+};
+
+struct Results {
+  Values output, final_state, q_grad, k_grad, v_grad, log_decay_grad, initial_state_grad;
+};
+
+Results recurrence(const Problem& p) {
+  const std::size_t K = static_cast<std::size_t>(p.key_dim);
+  const std::size_t V = static_cast<std::size_t>(p.columns());
+  const std::size_t group = static_cast<std::size_t>(p.heads / p.kv_heads);
+  Results r;
+  r.output.assign(p.output_grad.size(), 0);
+  r.q_grad.assign(p.q.size(), 0);
+  r.k_grad.assign(p.k.size(), 0);
+  r.v_grad.assign(p.v.size(), 0);
+  r.final_state.assign(static_cast<std::size_t>(p.state_size()), 0);
+  r.initial_state_grad = r.final_state;
+  const std::int64_t decay_grads =
+      p.form == DecayForm::kPerHead ? p.sequences() * p.kv_heads : p.decay_size();
+  r.log_decay_grad.assign(static_cast<std::size_t>(decay_grads), 0);
+
+  for (std::int64_t n = 0; n < p.sequences(); ++n) {
+    const std::int64_t begin =
+        p.offsets.empty() ? n * p.time : p.offsets[static_cast<std::size_t>(n)];
+    const std::int64_t end =
+        p.offsets.empty() ? begin + p.time : p.offsets[static_cast<std::size_t>(n) + 1];
+    for (std::int64_t head = 0; head < p.kv_heads; ++head) {
+      const std::size_t state_at =
+          static_cast<std::size_t>((n * p.kv_heads + head) * p.key_dim * p.columns());
+      std::vector<Values> states{Values(K * V)};
+      if (p.with_state) {
+        for (std::size_t i = 0; i < K * V; ++i) states[0][i] = p.initial_state[state_at + i];
+      }
+      const auto key = [&](std::int64_t t, std::size_t c) {
+        return p.k[static_cast<std::size_t>(t * p.kv_heads + head) * K + c];
+      };
+      const auto value = [&](std::int64_t t, std::size_t j) {
+        if (j >= static_cast<std::size_t>(p.value_dim)) return 1.0;
+        return p.v[static_cast<std::size_t>((t * p.kv_heads + head) * p.value_dim) + j];
+      };
+      for (std::int64_t t = begin; t < end; ++t) {
+        Values s = states.back();
+        for (std::size_t c = 0; c < K; ++c) {
+          const double decay = std::exp(p.log_decay_at(t, head, static_cast<std::int64_t>(c)));
+          for (std::size_t j = 0; j < V; ++j) {
+            s[c * V + j] = decay * s[c * V + j] + key(t, c) * value(t, j);
+          }
+        }
+        for (std::size_t g = 0; g < group; ++g) {
+          const std::size_t row =
+              static_cast<std::size_t>(t * p.heads) + static_cast<std::size_t>(head) * group + g;
+          for (std::size_t c = 0; c < K; ++c) {
+            for (std::size_t j = 0; j < V; ++j) {
+              r.output[row * V + j] += p.scale * p.q[row * K + c] * s[c * V + j];
+              r.q_grad[row * K + c] += p.scale * s[c * V + j] * p.output_grad[row * V + j];
+            }
+          }
+        }
+        states.push_back(std::move(s));
+      }
+      Values ds(K * V);
+      for (std::size_t i = 0; i < K * V; ++i) {
+        r.final_state[state_at + i] = states.back()[i];
+        if (p.with_state) ds[i] = p.final_state_grad[state_at + i];
+      }
+      for (std::int64_t t = end - 1; t >= begin; --t) {
+        for (std::size_t g = 0; g < group; ++g) {
+          const std::size_t row =
+              static_cast<std::size_t>(t * p.heads) + static_cast<std::size_t>(head) * group + g;
+          for (std::size_t c = 0; c < K; ++c) {
+            for (std::size_t j = 0; j < V; ++j) {
+              ds[c * V + j] += p.scale * p.q[row * K + c] * p.output_grad[row * V + j];
+            }
+          }
+        }
+        const Values& before = states[static_cast<std::size_t>(t - begin)];
+        for (std::size_t c = 0; c < K; ++c) {
+          const double decay = std::exp(p.log_decay_at(t, head, static_cast<std::int64_t>(c)));
+          double decay_grad = 0;
+          for (std::size_t j = 0; j < V; ++j) {
+            double& d = ds[c * V + j];
+            r.k_grad[static_cast<std::size_t>(t * p.kv_heads + head) * K + c] += d * value(t, j);
+            if (j < static_cast<std::size_t>(p.value_dim)) {
+              r.v_grad[static_cast<std::size_t>((t * p.kv_heads + head) * p.value_dim) + j] +=
+                  d * key(t, c);
+            }
+            decay_grad += d * decay * before[c * V + j];
+            d *= decay;
+          }
+          const std::size_t token_head = static_cast<std::size_t>(t * p.kv_heads + head);
+          if (p.form == DecayForm::kPerHead) {
+            r.log_decay_grad[static_cast<std::size_t>(n * p.kv_heads + head)] += decay_grad;
+          } else if (p.form == DecayForm::kPerToken) {
+            r.log_decay_grad[token_head] += decay_grad;
+          } else if (p.form == DecayForm::kPerChannel) {
+            r.log_decay_grad[token_head * K + c] += decay_grad;
+          }
+        }
+      }
+      for (std::size_t i = 0; i < K * V; ++i) r.initial_state_grad[state_at + i] = ds[i];
+    }
+  }
+  return r;
+}
+
+ConstTokens dense(Memory& memory, std::int64_t time, std::int64_t heads, std::int64_t dim) {
+  return {memory.data(), time * heads * dim, heads * dim, dim};
+}
+
+/// The library's memory for a problem.
+struct Buffers {
+  Memory q, k, v, log_decay, initial_state, output_grad, final_state_grad;
+  Memory output, final_state, q_grad, k_grad, v_grad, log_decay_grad, initial_state_grad;
+  LinearAttentionInputs inputs;
+
+  explicit Buffers(const Problem& p)
+      : q(p.type, p.q),
+        k(p.type, p.k),
+        v(p.type, p.v),
+        log_decay(state_type(p.type), p.log_decay),
+        initial_state(state_type(p.type), p.initial_state),
+        output_grad(p.ones ? state_type(p.type) : p.type, p.output_grad),
+        final_state_grad(state_type(p.type), p.final_state_grad),
+        output(p.ones ? state_type(p.type) : p.type, p.output_grad.size()),
+        final_state(state_type(p.type), static_cast<std::size_t>(p.state_size())),
+        q_grad(p.type, p.q.size()),
+        k_grad(p.type, p.k.size()),
+        v_grad(p.type, p.v.size()),
+        log_decay_grad(state_type(p.type),
+                       static_cast<std::size_t>(p.form == DecayForm::kPerHead
+                                                    ? p.sequences() * p.kv_heads
+                                                    : p.decay_size())),
+        initial_state_grad(state_type(p.type), static_cast<std::size_t>(p.state_size())) {
+    inputs.shape = {p.batch,     p.time, p.heads, p.kv_heads, p.key_dim,
+                    p.value_dim, p.ones, nullptr, p.sequences()};
+    if (!p.offsets.empty()) inputs.shape.cu_seqlens = p.offsets.data();
+    inputs.dtype = p.type;
+    inputs.q = dense(q, p.time, p.heads, p.key_dim);
+    inputs.k = dense(k, p.time, p.kv_heads, p.key_dim);
+    inputs.v = dense(v, p.time, p.kv_heads, p.value_dim);
+    inputs.decay_form = p.form;
+    inputs.log_decay = dense(log_decay, p.time, p.kv_heads,
+                             p.form == DecayForm::kPerChannel ? p.key_dim : 1);
+    if (p.with_state) inputs.initial_state = initial_state.data();
+    inputs.scale = p.scale;
+    inputs.chunk_size = p.chunk_size;
+  }
+  Buffers(const Buffers&) = delete;
+
+  void forward(int threads = 1) {
+    cpu::linear_attention_forward({inputs, output.data(), final_state.data()}, threads);
+  }
+
+  void backward(int threads = 1) {
+    LinearAttentionBackward problem;
+    problem.inputs = inputs;
+    problem.output_grad = output_grad.data();
+    if (inputs.initial_state != nullptr) problem.final_state_grad = final_state_grad.data();
+    problem.q_grad = q_grad.data();
+    problem.k_grad = k_grad.data();
+    problem.v_grad = v_grad.data();
+    if (inputs.decay_form != DecayForm::kNone) problem.log_decay_grad = log_decay_grad.data();
+    problem.initial_state_grad = initial_state_grad.data();
+    cpu::linear_attention_backward(problem, threads);
+  }
+};
+
+double norm(const Values& values) {
+  double sum = 0;
+  for (const double value : values) sum += value * value;
+  return std::sqrt(sum);
+}
+
+double difference(const Values& a, const Values& b) {
+  check::equal(a.size(), b.size(), "number of elements");
+  Values delta(a.size());
+  for (std::size_t i = 0; i < a.size(); ++i) delta[i] = a[i] - b[i];
+  return norm(delta);
+}
+
+std::string describe(const Problem& p) {
+  const char* forms[] = {"none", "head", "token", "channel"};
+  return std::string(" (dtype ") + std::to_string(static_cast<int>(p.type)) + ", decay " +
+         forms[static_cast<int>(p.form)] + ", B" + std::to_string(p.batch) + " T" +
+         std::to_string(p.time) + " H" + std::to_string(p.heads) + "/" +
+         std::to_string(p.kv_heads) + " K" + std::to_string(p.key_dim) + " V" +
+         std::to_string(p.value_dim) + (p.ones ? "+1" : "") + " chunk " +
+         std::to_string(p.chunk_size) + ")";
+}
+
+void close(const Values& actual, const Values& expected, double tolerance, const std::string& what,
+           double scale = 0) {
+  // Data is of unit size: a few results that happen to cancel are held to that.
+  const double size = std::max({norm(expected), scale, std::sqrt(double(expected.size()))});
+  const double error = difference(actual, expected);
+  check::that(error <= tolerance * size,
+              what + " is off by " + std::to_string(error / (size * tolerance)) +
+                  " tolerances of " + std::to_string(tolerance));
+}
+
+/// Norm-wise error: chains of up to some hundred rounded terms stay within 16 units of the
+/// arithmetic; 16-bit results are rounded once more.
+double tolerance_for(DataType stored) {
+  const bool small = size_of(stored) == 2;
+  return 16 * unit_of(state_type(stored)) + (small ? unit_of(stored) : 0);
+}
+
+void check_forward(const Problem& p, const Results& expected, Buffers& buffers) {
+  buffers.forward();
+  const DataType output_type = p.ones ? state_type(p.type) : p.type;
+  close(buffers.output.values(), expected.output, tolerance_for(output_type),
+        "output" + describe(p));
+  close(buffers.final_state.values(), expected.final_state, tolerance_for(state_type(p.type)),
+        "final_state" + describe(p));
+}
+
+void check_backward(const Problem& p, const Results& expected, Buffers& buffers) {
+  buffers.backward();
+  const double tolerance = tolerance_for(p.type);
+  const double wide = tolerance_for(state_type(p.type));
+  close(buffers.q_grad.values(), expected.q_grad, tolerance, "q_grad" + describe(p));
+  close(buffers.k_grad.values(), expected.k_grad, tolerance, "k_grad" + describe(p));
+  close(buffers.v_grad.values(), expected.v_grad, tolerance, "v_grad" + describe(p));
+  close(buffers.initial_state_grad.values(), expected.initial_state_grad, wide,
+        "initial_state_grad" + describe(p));
+  if (p.form == DecayForm::kNone) return;
+  // The formula sums q dq - k dk over later tokens: what it may lose is measured against the size
+  // of those terms, summed the same way (a shared decay sums once more, over time).
+  Values terms(p.q.size());
+  for (std::size_t i = 0; i < terms.size(); ++i) terms[i] = p.q[i] * expected.q_grad[i];
+  const double spread = std::sqrt(static_cast<double>(p.time));
+  const double lost = norm(terms) * (p.form == DecayForm::kPerHead ? spread * spread : spread);
+  close(buffers.log_decay_grad.values(), expected.log_decay_grad, wide,
+        "log_decay_grad" + describe(p), lost);
+}
+
+template <typename Body>
+void for_each_problem(Body&& body) {
+  struct Dims {
+    std::int64_t batch, time, heads, kv_heads, key_dim, value_dim;
+  };
+  const Dims dims[] = {{2, 37, 2, 2, 5, 7},    {1, 150, 4, 2, 64, 64}, {1, 1, 1, 1, 1, 1},
+                       {2, 70, 3, 1, 48, 80},  {1, 130, 2, 2, 17, 33}, {1, 65, 1, 1, 100, 128},
+                       {1, 20, 2, 1, 256, 16}, {1, 20, 1, 1, 7, 256}};
+  unsigned seed = 0;
+  for (const Dims& d : dims) {
+    for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken,
+                                 DecayForm::kPerChannel}) {
+      for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16,
+                                  DataType::kBFloat16}) {
+        Problem p;
+        p.type = type;
+        p.form = form;
+        p.batch = d.batch;
+        p.time = d.time;
+        p.heads = d.heads;
+        p.kv_heads = d.kv_heads;
+        p.key_dim = d.key_dim;
+        p.value_dim = d.value_dim;
+        p.with_state = seed % 2 == 0;
+        p.ones = seed % 3 == 0;
+        p.chunk_size = std::vector<int>{0, 16, 32, 64, 128}[seed % 5];
+        p.fill(++seed);
+        body(p);
+      }
+    }
+  }
+}
+
+void forward_equals_the_recurrence() {
+  for_each_problem([](const Problem& p) {
+    Buffers buffers(p);
+    check_forward(p, recurrence(p), buffers);
+  });
+}
+
+void gradients_equal_the_adjoint_recurrence() {
+  for_each_problem([](const Problem& p) {
+    Buffers buffers(p);
+    check_backward(p, recurrence(p), buffers);
+  });
+}
+
+void results_do_not_depend_on_the_thread_count() {
+  for_each_problem([](const Problem& p) {
+    Buffers one(p), many(p);
+    one.forward(1);
+    one.backward(1);
+    many.forward(13);
+    many.backward(13);
+    const bool same = one.output == many.output && one.final_state == many.final_state &&
+                      one.q_grad == many.q_grad && one.k_grad == many.k_grad &&
+                      one.v_grad == many.v_grad && one.log_decay_grad == many.log_decay_grad &&
+                      one.initial_state_grad == many.initial_state_grad;
+    check::that(same, "13 threads gave other bits than 1" + describe(p));
+  });
+}
+
+void packed_sequences_restart_and_empty_ones_keep_their_state() {
+  for (const DecayForm form :
+       {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    Problem p;
+    p.type = DataType::kFloat64;
+    p.form = form;
+    p.time = 90;
+    p.heads = 4;
+    p.kv_heads = 2;
+    p.key_dim = 6;
+    p.value_dim = 9;
+    p.offsets = {0, 0, 17, 17, 81, 82, 90, 90};
+    p.with_state = true;
+    p.fill(7);
+    const Results expected = recurrence(p);
+    Buffers buffers(p);
+    check_forward(p, expected, buffers);
+    check_backward(p, expected, buffers);
+    const Values final_state = buffers.final_state.values();
+    const Values gradient = buffers.initial_state_grad.values();
+    const std::size_t size = static_cast<std::size_t>(p.kv_heads * p.key_dim * p.columns());
+    for (std::size_t i = 0; i < size; ++i) {
+      check::equal(final_state[i], p.initial_state[i], "state of an empty sequence");
+      check::equal(gradient[i], p.final_state_grad[i], "state gradient of an empty sequence");
+    }
+  }
+}
+
+void a_zero_decay_is_an_exact_reset() {
+  for (const DecayForm form : {DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    for (const std::int64_t reset : {1, 5, 16, 40, 64, 65}) {
+      Problem p;
+      p.form = form;
+      p.time = 100;
+      p.key_dim = 8;
+      p.value_dim = 5;
+      p.with_state = true;
+      p.fill(3);
+      const std::int64_t width = form == DecayForm::kPerChannel ? p.key_dim : 1;
+      for (std::int64_t c = 0; c < width; ++c) {
+        p.log_decay[static_cast<std::size_t>(reset * width + c)] = -kInfinity;
+      }
+      Buffers buffers(p);
+      check_forward(p, recurrence(p), buffers);
+      check_backward(p, recurrence(p), buffers);
+      const Values decay_grad = buffers.log_decay_grad.values();
+      for (std::int64_t c = 0; c < width; ++c) {
+        check::equal(decay_grad[static_cast<std::size_t>(reset * width + c)], 0.0,
+                     "decay gradient at the reset");
+      }
+      // What came before the reset leaves no trace at all, however large.
+      const Values output = buffers.output.values();
+      Problem other = p;
+      for (std::int64_t i = 0; i < reset * p.key_dim; ++i) {
+        other.k[static_cast<std::size_t>(i)] *= 1e30;
+      }
+      Buffers changed(other);
+      changed.forward();
+      const Values after = changed.output.values();
+      for (std::size_t i = static_cast<std::size_t>(reset * p.value_dim); i < output.size(); ++i) {
+        check::equal(after[i], output[i], "output after the reset");
+      }
+    }
+  }
+}
+
+void frequent_resets_and_strong_decays_stay_finite() {
+  for (const DecayForm form :
+       {DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    for (const double mean : {1.0, 30.0, 1e4}) {
+      Problem p;
+      p.form = form;
+      p.time = 130;
+      p.heads = p.kv_heads = 2;
+      p.key_dim = 20;
+      p.value_dim = 12;
+      p.with_state = true;
+      p.mean_decay = mean;
+      p.resets = 0.2;
+      p.fill(11);
+      const Results expected = recurrence(p);
+      Buffers buffers(p);
+      check_forward(p, expected, buffers);
+      check_backward(p, expected, buffers);
+    }
+  }
+}
+
+void long_sequences_keep_single_precision() {
+  // The error of float32 against double may not exceed 2e-6 of the result's norm at 4096 tokens.
+  for (const DecayForm form :
+       {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    for (const double mean : {1e-3, 0.05}) {
+      Problem p;
+      p.form = form;
+      p.time = 4096;
+      p.key_dim = p.value_dim = 16;
+      p.mean_decay = mean;
+      p.fill(5);
+      const Results expected = recurrence(p);
+      Buffers buffers(p);
+      buffers.forward();
+      buffers.backward();
+      close(buffers.output.values(), expected.output, 2e-6, "output" + describe(p));
+      close(buffers.q_grad.values(), expected.q_grad, 2e-6, "q_grad" + describe(p));
+      close(buffers.k_grad.values(), expected.k_grad, 2e-6, "k_grad" + describe(p));
+      close(buffers.v_grad.values(), expected.v_grad, 2e-6, "v_grad" + describe(p));
+    }
+  }
+}
+
+void inputs_may_have_any_strides() {
+  Problem p;
+  p.time = 75;
+  p.heads = 4;
+  p.kv_heads = 2;
+  p.key_dim = 10;
+  p.value_dim = 6;
+  p.form = DecayForm::kPerChannel;
+  p.fill(13);
+  Buffers dense_buffers(p), strided(p);
+  dense_buffers.forward();
+  dense_buffers.backward();
+
+  // q time-reversed in memory, k and v interleaved in one wide row, all heads' decays equal.
+  Values reversed(p.q.size());
+  const std::size_t row = static_cast<std::size_t>(p.heads * p.key_dim);
+  for (std::size_t t = 0; t < 75; ++t) {
+    std::copy_n(p.q.begin() + static_cast<std::ptrdiff_t>(t * row), row,
+                reversed.begin() + static_cast<std::ptrdiff_t>((74 - t) * row));
+  }
+  Memory q(p.type, reversed);
+  strided.inputs.q = {static_cast<float*>(q.data()) + 74 * row, 0,
+                      -static_cast<std::int64_t>(row), p.key_dim};
+  Values packed;
+  for (std::int64_t t = 0; t < p.time; ++t) {
+    for (std::int64_t head = 0; head < p.kv_heads; ++head) {
+      const std::int64_t at = t * p.kv_heads + head;
+      for (std::int64_t c = 0; c < p.key_dim; ++c) {
+        packed.push_back(p.k[static_cast<std::size_t>(at * p.key_dim + c)]);
+      }
+      for (std::int64_t c = 0; c < p.value_dim; ++c) {
+        packed.push_back(p.v[static_cast<std::size_t>(at * p.value_dim + c)]);
+      }
+    }
+  }
+  Memory key_value(p.type, packed);
+  const std::int64_t width = p.key_dim + p.value_dim;
+  strided.inputs.k = {key_value.data(), 0, p.kv_heads * width, width};
+  strided.inputs.v = {static_cast<float*>(key_value.data()) + p.key_dim, 0, p.kv_heads * width,
+                      width};
+  strided.forward();
+  strided.backward();
+  check::that(strided.output == dense_buffers.output && strided.q_grad == dense_buffers.q_grad &&
+                  strided.k_grad == dense_buffers.k_grad &&
+                  strided.v_grad == dense_buffers.v_grad &&
+                  strided.log_decay_grad == dense_buffers.log_decay_grad,
+              "strided inputs gave other bits");
+}
+
+void a_broadcast_decay_has_a_gradient_per_token() {
+  Problem p;
+  p.time = 80;
+  p.key_dim = p.value_dim = 8;
+  p.form = DecayForm::kPerToken;
+  p.fill(17);
+  p.log_decay.assign(80, -0.25);
+  Buffers dense_buffers(p), broadcast(p);
+  dense_buffers.backward();
+  broadcast.inputs.log_decay.time_stride = 0;
+  broadcast.backward();
+  check::that(dense_buffers.log_decay_grad == broadcast.log_decay_grad,
+              "time stride 0 gave another gradient");
+}
+
+void later_tokens_never_reach_earlier_outputs() {
+  for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    Problem p;
+    p.time = 70;
+    p.key_dim = p.value_dim = 12;
+    p.form = form;
+    p.fill(19);
+    Buffers buffers(p);
+    buffers.forward();
+    const Values before = buffers.output.values();
+    Problem other = p;
+    constexpr std::int64_t kFrom = 37;
+    for (std::int64_t i = kFrom * 12; i < 70 * 12; ++i) {
+      other.q[static_cast<std::size_t>(i)] = 1e19;
+      other.k[static_cast<std::size_t>(i)] = 1e19;
+      other.v[static_cast<std::size_t>(i)] = -3;
+    }
+    Buffers changed(other);
+    changed.forward();
+    const Values after = changed.output.values();
+    for (std::size_t i = 0; i < kFrom * 12; ++i) {
+      check::equal(after[i], before[i], "output before the change");
+    }
+  }
+}
+
+void gradients_that_nobody_wants_are_not_computed() {
+  Problem p;
+  p.time = 40;
+  p.key_dim = p.value_dim = 8;
+  p.form = DecayForm::kPerToken;
+  p.fill(23);
+  Buffers all(p), some(p);
+  all.backward();
+  LinearAttentionBackward problem;
+  problem.inputs = some.inputs;
+  problem.output_grad = some.output_grad.data();
+  problem.v_grad = some.v_grad.data();
+  cpu::linear_attention_backward(problem, 2);
+  check::that(some.v_grad == all.v_grad, "v_grad alone has other bits");
+  problem.v_grad = nullptr;
+  problem.log_decay_grad = some.log_decay_grad.data();
+  cpu::linear_attention_backward(problem, 2);
+  check::that(some.log_decay_grad == all.log_decay_grad, "log_decay_grad alone has other bits");
+}
+
+void steps_walk_the_recurrence() {
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kBFloat16}) {
+    for (const DecayForm form :
+         {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+      for (const int dims : {1, 7, 80, 256}) {
+        Problem p;
+        p.type = type;
+        p.form = form;
+        p.batch = 2;
+        p.heads = dims == 80 ? 14 : 4;
+        p.kv_heads = 2;
+        p.key_dim = dims;
+        p.value_dim = dims == 7 ? 65 : dims;
+        p.ones = dims == 80;
+        for (const bool with_state : {false, true}) {
+          p.with_state = with_state;
+          p.fill(29);
+          const Results expected = recurrence(p);
+          Buffers buffers(p);
+          for (const int threads : {1, 4}) {
+            cpu::linear_attention_step(
+                {buffers.inputs, buffers.output.data(), buffers.final_state.data()}, threads);
+            const DataType output_type = p.ones ? state_type(p.type) : p.type;
+            close(buffers.output.values(), expected.output, tolerance_for(output_type),
+                  "step output" + describe(p));
+            close(buffers.final_state.values(), expected.final_state,
+                  tolerance_for(state_type(p.type)), "step state" + describe(p));
+          }
+        }
+      }
+    }
+  }
+}
+
+void concurrent_calls_do_not_disturb_each_other() {
+  Problem p;
+  p.time = 300;
+  p.heads = p.kv_heads = 4;
+  p.key_dim = p.value_dim = 32;
+  p.form = DecayForm::kPerToken;
+  p.fill(31);
+  Buffers alone(p), first(p), second(p);
+  alone.forward(2);
+  alone.backward(2);
+  std::thread other([&] {
+    for (int round = 0; round < 20; ++round) {
+      second.forward(2);
+      second.backward(2);
+    }
+  });
+  for (int round = 0; round < 20; ++round) {
+    first.forward(2);
+    first.backward(2);
+  }
+  other.join();
+  check::that(first.output == alone.output && second.output == alone.output &&
+                  first.k_grad == alone.k_grad && second.k_grad == alone.k_grad &&
+                  second.log_decay_grad == alone.log_decay_grad,
+              "calls running at once gave other bits");
+}
+
+void bad_arguments_are_named() {
+  Problem p;
+  p.time = 4;
+  p.heads = p.kv_heads = 2;
+  p.key_dim = p.value_dim = 3;
+  p.fill(37);
+  const auto rejects = [&](const std::vector<std::string>& parts, auto&& change) {
+    Buffers buffers(p);
+    LinearAttentionForward problem{buffers.inputs, buffers.output.data(), nullptr};
+    change(problem);
+    check::throws<ArgumentError>([&] { cpu::linear_attention_forward(problem, 1); }, parts);
+  };
+  rejects({"heads:", "kv_heads = 2", "got 3"}, [](auto& a) { a.inputs.shape.heads = 3; });
+  rejects({"key_dim:", "1 to 256", "got 257"}, [](auto& a) { a.inputs.shape.key_dim = 257; });
+  rejects({"value_dim:", "got 0"}, [](auto& a) { a.inputs.shape.value_dim = 0; });
+  rejects({"chunk_size:", "got 48"}, [](auto& a) { a.inputs.chunk_size = 48; });
+  rejects({"scale:", "finite"}, [](auto& a) { a.inputs.scale = kInfinity; });
+  rejects({"log_decay:", "null"}, [](auto& a) {
+    a.inputs.decay_form = DecayForm::kPerToken;
+    a.inputs.log_decay.data = nullptr;
+  });
+  rejects({"output:", "null"}, [](auto& a) { a.output = nullptr; });
+  rejects({"q:", "null"}, [](auto& a) { a.inputs.q.data = nullptr; });
+  rejects({"num_sequences:", "got 5"}, [](auto& a) { a.inputs.shape.num_sequences = 5; });
+  static const std::int64_t late[] = {1, 4}, falling[] = {0, 3, 2, 4}, shorter[] = {0, 3};
+  const auto offsets = [](const std::int64_t* cu_seqlens, std::int64_t count) {
+    return [=](auto& a) {
+      a.inputs.shape.cu_seqlens = cu_seqlens;
+      a.inputs.shape.num_sequences = count;
+    };
+  };
+  rejects({"cu_seqlens:", "start at 0"}, offsets(late, 1));
+  rejects({"cu_seqlens:", "3 before 2"}, offsets(falling, 3));
+  rejects({"cu_seqlens:", "end at time = 4", "got 3"}, offsets(shorter, 1));
+
+  Buffers buffers(p);
+  LinearAttentionStep step{buffers.inputs, buffers.output.data(), buffers.final_state.data()};
+  check::throws<ArgumentError>([&] { cpu::linear_attention_step(step, 1); },
+                               {"time:", "expected 1", "got 4"});
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::printf("instruction set: %s\n", cpu::linear_attention_instruction_set());
+  return check::run(
+      argc, argv,
+      {{"forward equals the recurrence", forward_equals_the_recurrence},
+       {"gradients equal the adjoint recurrence", gradients_equal_the_adjoint_recurrence},
+       {"results do not depend on the thread count", results_do_not_depend_on_the_thread_count},
+       {"packed sequences restart and empty ones keep their state",
+        packed_sequences_restart_and_empty_ones_keep_their_state},
+       {"a zero decay is an exact reset", a_zero_decay_is_an_exact_reset},
+       {"frequent resets and strong decays stay finite",
+        frequent_resets_and_strong_decays_stay_finite},
+       {"long sequences keep single precision", long_sequences_keep_single_precision},
+       {"inputs may have any strides", inputs_may_have_any_strides},
+       {"a broadcast decay has a gradient per token", a_broadcast_decay_has_a_gradient_per_token},
+       {"later tokens never reach earlier outputs", later_tokens_never_reach_earlier_outputs},
+       {"gradients that nobody wants are not computed",
+        gradients_that_nobody_wants_are_not_computed},
+       {"steps walk the recurrence", steps_walk_the_recurrence},
+       {"concurrent calls do not disturb each other", concurrent_calls_do_not_disturb_each_other},
+       {"bad arguments are named", bad_arguments_are_named}});
+}

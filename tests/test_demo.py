@@ -1,0 +1,96 @@
+"""The demo, from its first line to its report, in a few seconds."""
+
+import math
+import re
+
+import pytest
+import torch
+from rankone.datasets import ByteTokenizer
+from rankone.demo import Options, demo
+from rankone.demo.language_model import nats_per_byte
+from rankone.nn import LanguageModel, LanguageModelConfig
+
+TINY = {
+    "hidden_size": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "window": 64,
+    "batch_size": 2,
+    "sample_bytes": 12,
+    "contexts": (16, 32, 64),
+    "repeats": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A run of the demo and what it printed, without a terminal."""
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    folder = tmp_path_factory.mktemp("demo") / "new"
+    with contextlib.redirect_stdout(text):
+        result = demo(folder, Options(seconds=1.0, overrides={"language_model": TINY}))
+    return result, text.getvalue()
+
+
+def test_it_opens_with_what_it_will_do_and_how_long_it_takes(shown):
+    first, second, *_ = shown[1].splitlines()
+    assert re.fullmatch(r"This demo takes about \d+ s:", first)
+    assert "train a small language model" in second
+
+
+def test_it_closes_with_where_the_report_lies(shown):
+    result, text = shown
+    assert text.splitlines()[-1].endswith(f"The report lies at {result.html.resolve()}")
+    assert result.html.is_file()
+
+
+def test_it_says_plainly_whether_the_baseline_was_beaten(shown):
+    result, text = shown
+    claim = result.sections[0].claims[0]
+    assert "bigram" in claim.statement
+    words = "The model beats" if claim.passed else "The model does NOT beat"
+    assert words in text
+
+
+def test_training_shows_plain_lines_without_a_terminal(shown):
+    assert re.search(r"step \d+, loss \d\.\d+ nats a byte", shown[1])
+
+
+def test_the_report_has_every_part(shown):
+    page = shown[0].html.read_text(encoding="utf-8")
+    assert page.count("<svg") == 3
+    for words in ("Loss while training", "The cost of one more token", "A sample of 12 bytes"):
+        assert words in page
+    assert not re.search(r"https?://", page)
+
+
+def test_the_state_of_linear_attention_does_not_grow_and_the_cache_does(shown):
+    rows = shown[0].sections[0].tables[1].rows
+    assert [row[0] for row in rows] == [16, 32, 64]
+    assert len({row[3] for row in rows}) == 1
+    assert rows[2][4] > 3.5 * rows[0][4]
+    assert shown[0].sections[0].claims[3].passed
+
+
+def test_the_demo_passes_when_its_claims_do(shown):
+    claims = [claim for section in shown[0].sections for claim in section.claims]
+    assert shown[0].passed == all(claim.passed for claim in claims)
+
+
+def test_nats_per_byte_counts_every_byte_but_the_first():
+    """Reading in pieces with the state carried over gives the loss of one call."""
+    config = LanguageModelConfig(vocab_size=256, hidden_size=16, num_layers=1, num_heads=2)
+    model = LanguageModel(config).double().eval()
+    text = ByteTokenizer().encode(bytes(range(256)) * 9)
+    with torch.no_grad():
+        expected = float(model(text[None], labels=text[None]).loss)
+    assert math.isclose(nats_per_byte(model, text), expected, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_time_must_be_positive_and_finite(seconds):
+    with pytest.raises(ValueError, match="seconds must be positive and finite"):
+        Options(seconds=seconds)
