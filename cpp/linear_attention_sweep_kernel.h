@@ -62,6 +62,15 @@ RANKONE_INLINE void store_rounded(float* target, Vec<double> value) {
   std::memcpy(target, &rounded, sizeof rounded);
 }
 
+RANKONE_INLINE Vec<double> load_widened(const double* source) { return load<double>(source); }
+
+RANKONE_INLINE Vec<double> load_widened(const float* source) {
+  typedef float Narrow __attribute__((vector_size(kVectorBytes / 2)));
+  Narrow narrow;
+  std::memcpy(&narrow, source, sizeof narrow);
+  return __builtin_convertvector(narrow, Vec<double>);
+}
+
 template <typename T>
 class Sweep {
  public:
@@ -352,6 +361,18 @@ class Sweep {
       output.columns = task_.output.columns;
       announce(output, x_head, false, task_.column_begin, columns_);
     }
+    if (task_.gradient != DecayGradient::kNone) {
+      announce(task_.partner, x_head, false, task_.column_begin, columns_);
+    }
+    if (per_channel() && !next_x && !next_y) {
+      SweepRows decays;
+      decays.data = task_.log_decay;
+      decays.time_stride = task_.log_decay_stride;
+      decays.dtype = sizeof(T) == sizeof(double) ? DataType::kFloat64 : DataType::kFloat32;
+      decays.columns = task_.decay == DecayAxis::kOutput ? task_.column_end : contraction_;
+      announce(decays, 0, true, task_.decay == DecayAxis::kOutput ? task_.column_begin : 0,
+               channels_);
+    }
     const int tiles = (contraction_ + 2 * size_) / kTileRows * panels_ + 1;
     upcoming_per_tile_ = (upcoming_count_ * chunk_ + tiles - 1) / tiles;
     upcoming_index_ = upcoming_row_ = 0;
@@ -441,13 +462,16 @@ class Sweep {
         store_rounded(weights + row * score_stride(), zero<double>());
       }
       Vec<double> product = broadcast<double>(1);
-      for (int row = column; row < size_; ++row) {
-        if (!ones) {
-          product = LeadingLanes<double>(row - column)
-                        .multiply(product, broadcast<double>(scalar_steps_[row]));
-        }
+      int row = column;
+      for (; row < smaller(column + kColumns, size_); ++row) {
+        const Vec<double> factor = broadcast<double>(ones ? 1 : scalar_steps_[row]);
+        product = LeadingLanes<double>(row - column).multiply(product, factor);
         store_rounded(weights + row * score_stride(),
                       LeadingLanes<double>(row - column + 1).select(product, zero<double>()));
+      }
+      for (; row < size_; ++row) {
+        product *= broadcast<double>(ones ? 1 : scalar_steps_[row]);
+        store_rounded(weights + row * score_stride(), product);
       }
     }
     weights_size_ = size_;
@@ -700,8 +724,7 @@ class Sweep {
     if (per_channel()) {
       read(task_.partner, 0, task_.column_begin, column_vectors_,
            [&](int row, int vector, Vec<T> value) {
-             const int lane = vector * kLanes<T>;
-             T* out = out_ + row * column_stride_ + lane;
+             T* out = out_ + row * column_stride_ + vector * kLanes<T>;
              store<T>(out, load<T>(out) * value);
            });
       for (int row = 0; row < size_; ++row) {
@@ -709,10 +732,22 @@ class Sweep {
         const T* product = out_ + row * column_stride_;
         // Reversed, the factor of a row's own token is the step that leaves it.
         const T* decay = steps_ + (row + 1) * channel_stride_;
-        for (int c = 0; c < columns_; ++c) {
-          const double sum = running_grad_[c] + (static_cast<double>(grad[c]) - product[c]);
-          running_grad_[c] = decay[c] == T(0) ? 0.0 : sum;
-          grad[c] = static_cast<T>(running_grad_[c]);
+        for (int lane = 0; lane < columns_; lane += kLanes<T>) {
+          const LeadingLanes<T> valid(columns_ - lane);
+          alignas(64) T terms[kLanes<T>];
+          store<T>(terms, valid.load(grad + lane));
+#pragma GCC unroll 2
+          for (int half = 0; half < kLanes<T>; half += kLanes<double>) {
+            double* running = running_grad_ + lane + half;
+            const Vec<double> term = load_widened(terms + half) -
+                                     load_widened(product + lane + half);
+            const Vec<double> sum = load<double>(running) + term;
+            const Vec<double> kept =
+                load_widened(decay + lane + half) == zero<double>() ? zero<double>() : sum;
+            store<double>(running, kept);
+            store_rounded(terms + half, kept);
+          }
+          valid.store(grad + lane, load<T>(terms));
         }
       }
       return;
@@ -800,7 +835,7 @@ class Sweep {
   int size_ = 0;            // tokens of the chunk
   int weights_size_ = 0;    // tokens for which weights_ stands
 
-  static constexpr int kUpcoming = 4;  // x, y, z and the output
+  static constexpr int kUpcoming = 6;  // x, y, z, the output, its partner and the decays
   Upcoming upcoming_[kUpcoming];
   int upcoming_count_ = 0, upcoming_per_tile_ = 0;
   int upcoming_index_ = 0, upcoming_row_ = 0;

@@ -78,7 +78,8 @@ def test_the_table_has_one_row_a_method():
     columns = {line.replace(r"\|", "").count("|") for line in lines}
     assert len(columns) == 1
     for entry, line in zip(catalog.methods(), lines[2:], strict=True):
-        assert f"`{entry.slug}`" in line and entry.paper.url in line
+        assert f"`{entry.slug}`" in line
+        assert entry.paper.url in line
 
 
 def test_the_readme_shows_the_current_table():
@@ -91,8 +92,10 @@ def test_only_what_is_between_the_markers_is_renewed(tmp_path):
     readme.write_text(f"before\n{catalog.TABLE_BEGIN}\nold\n{catalog.TABLE_END}\nafter\n")
     assert catalog.update_readme(readme)
     text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n")
-    assert catalog.catalog_table() in text and "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert catalog.catalog_table() in text
+    assert "old" not in text
     assert not catalog.update_readme(readme)
 
 

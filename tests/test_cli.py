@@ -75,7 +75,8 @@ def test_info_names_versions_kernels_and_processor():
 
 def test_an_unknown_slug_names_the_nearest():
     line = one_line(run("reproduce", "lightning-atention"))
-    assert "'lightning-atention'" in line and "did you mean 'lightning-attention-2'?" in line
+    assert "'lightning-atention'" in line
+    assert "did you mean 'lightning-attention-2'?" in line
 
 
 @pytest.mark.parametrize("arguments", [[], ["lightning-attention-2", "--all"]])
@@ -114,7 +115,9 @@ def test_exit_status_of_reproduce(monkeypatch, result, strict, status):
     assert run(*arguments, *(["--strict"] if strict else [])).exit_code == status
     ((slugs, settings),) = given
     assert slugs == [entry.slug for entry in catalog.methods()]
-    assert settings.full and settings.random_state == 3 and settings.device == "cpu"
+    assert settings.full
+    assert settings.random_state == 3
+    assert settings.device == "cpu"
 
 
 def test_demo_refuses_no_time(tmp_path):

@@ -69,9 +69,15 @@ def test_at_least_one_round():
 
 def test_the_thread_count_comes_back(threads):
     threads(2)
-    with pytest.raises(RuntimeError), torch_threads(1):
+    with torch_threads(1):
         assert torch.get_num_threads() == 1
-        raise RuntimeError
+    assert torch.get_num_threads() == 2
+
+
+def test_the_thread_count_comes_back_after_an_error(threads):
+    threads(2)
+    with pytest.raises(ValueError, match="invalid literal"), torch_threads(1):
+        int("x")
     assert torch.get_num_threads() == 2
 
 

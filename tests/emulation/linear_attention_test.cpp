@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
+#include "cpp/check.h"
 #include "primitives/convert.cuh"
 #include "rankone/linear_attention.h"
 #include "simt.h"

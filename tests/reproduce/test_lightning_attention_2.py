@@ -58,7 +58,8 @@ def test_there_are_no_other_claims(reproduction):
 def test_measured_speeds_are_finite(reproduction):
     for words in ("constant speed", "softmax slows", "speed-up of"):
         measured = only(reproduction, words).measured
-        assert math.isfinite(measured) and measured > 0
+        assert math.isfinite(measured)
+        assert measured > 0
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,8 @@ def test_speeds_are_listed_for_every_length(reproduction):
 
 def test_quoted_numbers_are_marked_and_ours_are_not_invented(reproduction):
     training, kernels = reproduction.tables[2:]
-    assert training.published and kernels.published
+    assert training.published
+    assert kernels.published
     assert training.rows[0][1:] == (38615, 38172, 38596)
     assert kernels.rows[1][2:] == (17.66, 162.9, None, None)
     assert not any(table.published for table in reproduction.tables[:2])

@@ -1,6 +1,7 @@
 """The report: self-contained, complete, honest, and written whole or not at all."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -122,7 +123,8 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(page):
 
 def test_references_inside_figures_lead_somewhere(page):
     targets = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
-    assert targets and targets <= set(Page(page).ids)
+    assert targets
+    assert targets <= set(Page(page).ids)
 
 
 def test_the_page_says_what_holds_and_what_does_not(page):
@@ -133,7 +135,6 @@ def test_the_page_says_what_holds_and_what_does_not(page):
 
 
 def test_published_tables_are_marked(page):
-    assert "Measured <" not in page
     assert re.search(r"Anchors\s*<span[^>]*>published</span>", page)
     assert not re.search(r"Measured\s*<span[^>]*>published</span>", page)
     assert "17.66" in Page(page).text
@@ -142,7 +143,8 @@ def test_published_tables_are_marked(page):
 def test_text_is_escaped():
     section = Section("a", "<b>", "a < b & c", passages=(Passage("sample", "</pre><script>"),))
     parsed = Page(html_page("<i>", "", [section]))
-    assert "script" not in parsed.tags and "i" not in parsed.tags
+    assert "script" not in parsed.tags
+    assert "i" not in parsed.tags
     assert "</pre><script>" in parsed.text
 
 
@@ -193,7 +195,8 @@ def test_json_round_trip(reproduction, tmp_path):
     path, _ = write_report(tmp_path, [reproduction], [Failure("lightning-attention-2", "why")])
     (back,), failures = read_report(path)
     assert failures == [Failure("lightning-attention-2", "why")]
-    assert math.isnan(back.claims[2].measured[1]) and back.claims[2].measured[2] == math.inf
+    assert math.isnan(back.claims[2].measured[1])
+    assert back.claims[2].measured[2] == math.inf
     # NaN differs from itself, so the claim that holds one is compared by its other fields.
     assert back.claims[:2] == reproduction.claims[:2]
     assert dataclasses.replace(back, claims=()) == dataclasses.replace(reproduction, claims=())
@@ -220,7 +223,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(reproduction, tmp_path)
 def test_the_terminal_shows_every_claim(reproduction):
     from rich.console import Console
 
-    console = Console(width=120, record=True, file=open(os.devnull, "w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     print_reproduction(console, "Title", reproduction)
     text = console.export_text()
     assert text.count("does not hold") == 2
@@ -249,7 +252,14 @@ def test_holding_in_words(passed, words):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(1.23, "1.2 s"), (9.97, "10 s"), (48.2, "48 s"), (59.7, "1 min 0 s"), (7380, "2 h 3 min")],
+    [
+        (1.23, "1.2 s"),
+        (9.97, "10 s"),
+        (48.2, "48 s"),
+        (59.7, "1 min"),
+        (80, "1 min 20 s"),
+        (7380, "2 h 3 min"),
+    ],
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words

@@ -53,7 +53,8 @@ def test_a_failure_does_not_stop_the_others(two_methods, tmp_path):
     assert [entry.slug for entry in run.reproductions] == ["two"]
     assert not run.passed
     reproductions, failures = read_report(run.json)
-    assert failures == list(run.failures) and "rankone[forecast]" in failures[0].error
+    assert failures == list(run.failures)
+    assert "rankone[forecast]" in failures[0].error
     assert reproductions == list(run.reproductions)
     assert "did not run. ImportError: needs rankone[forecast]" in run.html.read_text()
 
@@ -61,7 +62,8 @@ def test_a_failure_does_not_stop_the_others(two_methods, tmp_path):
 def test_a_claim_that_does_not_hold_is_not_a_failure_to_run(two_methods):
     two_methods["one"].run = returns("one", value=2)
     run = reproduce("one", show=False)
-    assert run.failures == () and not run.passed
+    assert run.failures == ()
+    assert not run.passed
 
 
 def test_an_interrupt_keeps_what_ran(two_methods, tmp_path):
@@ -70,7 +72,8 @@ def test_an_interrupt_keeps_what_ran(two_methods, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         reproduce(["one", "two"], Settings(out=tmp_path), show=False)
     reproductions, failures = read_report(tmp_path / "reproduction.json")
-    assert [entry.slug for entry in reproductions] == ["one"] and failures == []
+    assert [entry.slug for entry in reproductions] == ["one"]
+    assert failures == []
 
 
 def test_each_method_runs_once(two_methods):

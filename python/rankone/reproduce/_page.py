@@ -108,9 +108,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if whole < 60:
         return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    large, small = (whole, "s") if whole < 3600 else (whole // 60, "min")
+    unit = "min" if small == "s" else "h"
+    return f"{large // 60} {unit}" + (f" {large % 60} {small}" if large % 60 else "")
 
 
 def _contents(sections: Sequence[Section]) -> str:

@@ -78,7 +78,9 @@ def reproduce(
     Example:
         >>> from rankone.reproduce import Settings, reproduce
         >>> scale = {"lengths": (32, 64), "backward_lengths": (32,), "accuracy_time": 64}
-        >>> run = reproduce("lightning-attention-2", Settings(overrides=scale), show=False)
+        >>> scale |= {"short": 32, "long": 64, "rising_from": 32}
+        >>> settings = Settings(overrides=scale, progress=False)
+        >>> run = reproduce("lightning-attention-2", settings, show=False)
         >>> run.reproductions[0].slug
         'lightning-attention-2'
     """

@@ -52,19 +52,16 @@ def print_claims(console: Console, title: str, claims: Sequence[Claim]) -> None:
 def print_table(console: Console, table: Table) -> None:
     """A table of a report; one of published numbers says so in its title."""
     title = f"{table.title} (published)" if table.published else table.title
-    grid = RichTable(
-        title=escape(title),
-        title_justify="left",
-        caption=escape(table.note) or None,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    console.print(title, style="italic", markup=False, highlight=False)
+    grid = RichTable(box=box.SIMPLE_HEAD)
     for index, heading in enumerate(table.columns):
         numeric = all(isinstance(row[index], Number | None) for row in table.rows)
         grid.add_column(escape(heading), justify="right" if numeric else "left")
     for row in table.rows:
         grid.add_row(*(escape(_cell(cell)) for cell in row))
     console.print(grid)
+    if table.note:
+        console.print(f"{table.note}\n", style="dim", markup=False, highlight=False)
 
 
 def _cell(cell: Measured | None) -> str:

@@ -1,0 +1,110 @@
+"""Small calls of every CUDA kernel, for compute-sanitizer: ``python bench/sanitize_cuda.py``.
+
+Shapes are the least that reach every path: dims that fill no tile, grouped heads, packed sequences
+with an empty one, the normalised form, and one head for a long time, which is split. Inputs are
+made on the host and copied, and torch's caching is best turned off
+(``PYTORCH_NO_CUDA_MEMORY_CACHING=1``), so that each tensor is an allocation of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+from rankone.ops import linear_attention, linear_attention_step
+from rankone.ops._library import native_module
+from torch import Tensor
+
+FORMS = ("none", "head", "token", "channel")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# (batch, time, heads, kv_heads, key_dim, value_dim, offsets)
+SHAPES = (
+    (1, 70, 4, 2, 24, 40, None),
+    (1, 40, 2, 2, 64, 64, (0, 0, 17, 40)),
+    (1, 33, 1, 1, 128, 72, None),
+)
+LONG = (1, 1500, 1, 1, 16, 16, None)
+
+
+def on_device(tensor: Tensor, dtype: torch.dtype = torch.float32, train: bool = True) -> Tensor:
+    return tensor.to(dtype).cuda().requires_grad_(train)
+
+
+def decay_shape(form: str, token: tuple[int, ...], kv_heads: int, key_dim: int):
+    return {
+        "none": None,
+        "head": (kv_heads,),
+        "token": (*token, kv_heads),
+        "channel": (*token, kv_heads, key_dim),
+    }[form]
+
+
+def whole(shape, form: str, dtype: torch.dtype, normalize: bool) -> None:
+    """Forward with states and backward for every input."""
+    batch, time, heads, kv_heads, key_dim, value_dim, offsets = shape
+    sequences = batch if offsets is None else len(offsets) - 1
+    q, k, v = (
+        on_device(torch.rand(batch, time, count, dim), dtype)
+        for count, dim in ((heads, key_dim), (kv_heads, key_dim), (kv_heads, value_dim))
+    )
+    gates = decay_shape(form, (batch, time), kv_heads, key_dim)
+    log_decay = None if gates is None else on_device(torch.rand(gates).mul(0.2).neg())
+    state: Tensor | tuple[Tensor, Tensor] = on_device(
+        torch.rand(sequences, kv_heads, key_dim, value_dim)
+    )
+    if normalize:
+        state = (state, on_device(torch.rand(sequences, kv_heads, key_dim)))
+    cu_seqlens = None if offsets is None else torch.tensor(offsets).cuda()
+    output, after = linear_attention(
+        q, k, v, log_decay, initial_state=state, output_final_state=True, normalize=normalize,
+        cu_seqlens=cu_seqlens, backend="native",
+    )  # fmt: skip
+    states = after if isinstance(after, tuple) else (after,)
+    results = (output, *states)
+    weights = [torch.rand(result.shape).to(result.dtype).cuda() for result in results]
+    given = state if isinstance(state, tuple) else (state,)
+    leaves = [x for x in (q, k, v, log_decay, *given) if x is not None]
+    torch.autograd.grad(results, leaves, weights)
+
+
+def one_step(shape, form: str, dtype: torch.dtype, normalize: bool) -> None:
+    batch, _, heads, kv_heads, key_dim, value_dim, _ = shape
+    q, k, v = (
+        on_device(torch.rand(batch, count, dim), dtype, train=False)
+        for count, dim in ((heads, key_dim), (kv_heads, key_dim), (kv_heads, value_dim))
+    )
+    gates = decay_shape(form, (batch,), kv_heads, key_dim)
+    log_decay = None if gates is None else on_device(torch.rand(gates).neg(), train=False)
+    state: Tensor | tuple[Tensor, Tensor] = on_device(
+        torch.rand(batch, kv_heads, key_dim, value_dim), train=False
+    )
+    if normalize:
+        state = (state, on_device(torch.rand(batch, kv_heads, key_dim), train=False))
+    linear_attention_step(q, k, v, state, log_decay, normalize=normalize)
+
+
+def main() -> int:
+    native = native_module()
+    if not torch.cuda.is_available() or native is None or not native.has_cuda:
+        print("sanitize_cuda: needs a CUDA device and a build with CUDA kernels", file=sys.stderr)
+        return 2
+    torch.manual_seed(0)
+    calls = 0
+    for form, dtype in itertools.product(FORMS, DTYPES):
+        for index, shape in enumerate(SHAPES):
+            normalize = index == 0
+            whole(shape, form, dtype, normalize)
+            one_step(shape, form, dtype, normalize)
+            calls += 2
+        torch.cuda.synchronize()
+    for form in FORMS:
+        whole(LONG, form, torch.bfloat16, False)
+        calls += 1
+    torch.cuda.synchronize()
+    print(f"sanitize_cuda: {calls} calls")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
