@@ -252,6 +252,28 @@ RANKONE_INLINE void transpose_block(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
+// ---- between T and double ----
+
+RANKONE_INLINE Vec<double> load_widened(const double* source) { return load<double>(source); }
+
+RANKONE_INLINE void store_rounded(double* target, Vec<double> value) {
+  store<double>(target, value);
+}
+
+typedef float HalfFloats __attribute__((vector_size(kVectorBytes / 2)));
+
+/// As many floats as a vector has doubles.
+RANKONE_INLINE Vec<double> load_widened(const float* source) {
+  HalfFloats narrow;
+  std::memcpy(&narrow, source, sizeof narrow);
+  return __builtin_convertvector(narrow, Vec<double>);
+}
+
+RANKONE_INLINE void store_rounded(float* target, Vec<double> value) {
+  const HalfFloats rounded = __builtin_convertvector(value, HalfFloats);
+  std::memcpy(target, &rounded, sizeof rounded);
+}
+
 // ---- exp ----
 
 template <typename T>

@@ -21,6 +21,25 @@ inline constexpr int kPanel = kPanelVectors * kLanes<T>;
 /// of AVX-512 (16 chains cover the latency of two multiply-add units) and 12 of 16 elsewhere.
 inline constexpr int kTileRows = kVectorRegisters == 32 ? 8 : 6;
 
+/// Hands out 64-byte aligned arrays of one block; without a block it only counts.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <typename T>
+  T* take(std::int64_t count) {
+    T* result = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    return result;
+  }
+
+  std::size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  std::size_t used_ = 0;
+};
+
 template <int N>
 struct Count {
   static constexpr int value = N;

@@ -138,36 +138,28 @@ class Sweep {
   __device__ __forceinline__ void run() {
     clear_padding();
     load_state();
-    if constexpr (Shape::kScalar) prepare_table(0, load_log_decays(0));
-    if (arguments_.stages == 2 && chunks_ > 0) {
-      load_item(0, 0);
+    const int ahead = arguments_.stages - 1;
+    // One turn before the first item: it starts the pipeline.
+    Item item{-1, arguments_.group - 1};
+#pragma unroll 1
+    for (; item.chunk < chunks_; item = next(item)) {
+      const bool running = item.chunk >= 0;
+      if (ahead == 0) {
+        block_sync();  // the only stage is free again
+      } else if (running) {
+        complete(item);
+      }
+      const Item loaded = ahead == 0 ? item : next(item);
+      if (loaded.chunk >= 0 && loaded.chunk < chunks_) load_item(loaded);
       commit_async();
-    }
-    for (int chunk = 0; chunk < chunks_; ++chunk) {
-      for (int member = 0; member < arguments_.group; ++member) {
-        if (arguments_.stages == 1) {
-          block_sync();  // the only stage is free again
-          load_item(chunk, member);
-          commit_async();
-        }
-        wait_async<0>();
-        if constexpr (!Shape::kScalar) {
-          if (member == 0) exponentiate_decays(chunk);
-        }
-        block_sync();  // the item's tiles are complete; the previous item is done with
-        if (energy_pending_) flush_energy();
-        if (arguments_.stages == 2) {
-          const bool last_member = member + 1 == arguments_.group;
-          if (!last_member || chunk + 1 < chunks_) {
-            load_item(last_member ? chunk + 1 : chunk, last_member ? 0 : member + 1);
-          }
-          commit_async();
-        }
-        if constexpr (Shape::kScalar) {
-          scalar_item(chunk, member);
-        } else {
-          channel_item(chunk, member);
-        }
+      if (running && ahead == 0) complete(item);
+      if constexpr (Shape::kScalar) {
+        const bool prepares = item.member + 1 == arguments_.group && item.chunk + 1 < chunks_;
+        const LogDecays log_decays = load_log_decays(prepares ? item.chunk + 1 : chunks_);
+        if (running) scalar_item(item.chunk, item.member);
+        if (prepares) prepare_table(item.chunk + 1, log_decays);
+      } else {
+        if (running) channel_item(item.chunk, item.member);
       }
     }
     block_sync();
@@ -182,6 +174,26 @@ class Sweep {
 
   static constexpr bool kHalf = std::is_same_v<T, __half>;
   static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+  /// One head of a group in one chunk.
+  struct Item {
+    int chunk;
+    int member;
+  };
+  __device__ __forceinline__ Item next(Item item) const {
+    return item.member + 1 == arguments_.group ? Item{item.chunk + 1, 0}
+                                               : Item{item.chunk, item.member + 1};
+  }
+
+  /// Waits for the item's tiles, and for all warps to be done with the item before.
+  __device__ __forceinline__ void complete(Item item) {
+    wait_async<0>();
+    if constexpr (!Shape::kScalar) {
+      if (item.member == 0) exponentiate_decays(item.chunk);
+    }
+    block_sync();
+    if (energy_pending_) flush_energy();
+  }
 
   // ---- what lies where ----
 
@@ -289,40 +301,46 @@ class Sweep {
     }
   }
 
-  __device__ __forceinline__ void load_item(int chunk, int member) {
-    const bool first_member = member == 0;
-    if (reads() && (first_member || role_.query.per_query_head)) {
-      load_tile(query_tile(chunk, member), Shape::kKeyLd, role_.query, chunk, member, 0,
-                role_.query.columns, role_.query.ones_column);
-    }
-    if (first_member || role_.key.per_query_head) {
-      load_tile(key_tile(chunk, member), Shape::kKeyLd, role_.key, chunk, member, 0,
-                role_.key.columns, role_.key.ones_column);
-    }
-    if (first_member || role_.value.per_query_head) {
-      load_tile(value_tile(chunk, member), arguments_.layout.value_ld, role_.value, chunk, member,
-                first_channel(), block_columns(role_.value.columns),
-                block_columns(value_columns()) > block_columns(role_.value.columns));
+  __device__ __forceinline__ void load_item(Item item) const {
+    const auto [chunk, member] = item;
+    // One loop body for the three operands: the code of a copy is long, its time is not.
+#pragma unroll 1
+    for (int which = 0; which < 3; ++which) {
+      const SweepOperand& operand = which == 0   ? role_.query
+                                    : which == 1 ? role_.key
+                                                 : role_.value;
+      if (which == 0 && !reads()) continue;
+      if (member > 0 && !operand.per_query_head) continue;
+      const bool is_value = which == 2;
+      const int columns = is_value ? block_columns(operand.columns) : operand.columns;
+      load_tile(which == 0   ? query_tile(chunk, member)
+                : which == 1 ? key_tile(chunk, member)
+                             : value_tile(chunk, member),
+                is_value ? arguments_.layout.value_ld : Shape::kKeyLd, operand, item,
+                is_value ? first_channel() : 0, columns,
+                is_value ? block_columns(value_columns()) > columns : operand.ones_column);
     }
     if constexpr (!Shape::kScalar) {
-      if (first_member) load_decays(chunk);
+      if (member == 0) load_decays(chunk);
     }
   }
 
   /// Rows of one chunk; zeros past the segment's end.
-  __device__ __forceinline__ void load_tile(T* tile, int ld, const SweepOperand& operand, int chunk,
-                                            int member, int first_column, int columns,
+  __device__ __forceinline__ void load_tile(T* tile, int ld, const SweepOperand& operand, Item item,
+                                            int first_column, int columns,
                                             bool ones_column) const {
     const std::int64_t start =
-        operand.offset(batch_, token(first_of(chunk)), head_of(operand, member)) + first_column;
+        operand.offset(batch_, token(first_of(item.chunk)), head_of(operand, item.member)) +
+        first_column;
     const std::int64_t step = role_.reversed ? -operand.time_stride : operand.time_stride;
-    const int valid = valid_tokens(chunk);
-    const int shift = operand.unit_shift;
-    const int mask = (1 << shift) - 1;
+    const int valid = valid_tokens(item.chunk);
+    const int units = arguments_.chunk_tokens << operand.unit_shift;
+    const int mask = (1 << operand.unit_shift) - 1;
     if (operand.aligned) {
       const T* source = static_cast<const T*>(operand.data);
-      for (int i = threadIdx.x; i < arguments_.chunk_tokens << shift; i += blockDim.x) {
-        const int row = i >> shift;
+#pragma unroll 2
+      for (int i = threadIdx.x; i < units; i += blockDim.x) {
+        const int row = i >> operand.unit_shift;
         const int column = (i & mask) * kVector;
         if (column < columns) {
           const bool inside = row < valid;
@@ -331,8 +349,9 @@ class Sweep {
         }
       }
     } else {
-      for (int i = threadIdx.x; i < arguments_.chunk_tokens << shift; i += blockDim.x) {
-        const int row = i >> shift;
+#pragma unroll 2
+      for (int i = threadIdx.x; i < units; i += blockDim.x) {
+        const int row = i >> operand.unit_shift;
         const int column = i & mask;
         if (column < columns) {
           tile[row * ld + column] =
@@ -343,6 +362,7 @@ class Sweep {
       }
     }
     if (ones_column) {
+#pragma unroll 1
       for (int row = threadIdx.x; row < arguments_.chunk_tokens; row += blockDim.x) {
         tile[row * ld + columns] = from_float<T>(row < valid ? 1.0f : 0.0f);
       }
@@ -371,7 +391,7 @@ class Sweep {
     for (int i = 0; i < Shape::kStage / kWarpSize; ++i) {
       const int position = first_of(chunk) + i * kWarpSize + lane_;
       log_decays.of[i] = 0.0f;
-      if (warp_ == warps_ - 1 && has_decay(position)) {
+      if (warp_ == warps_ - 1 && chunk < chunks_ && has_decay(position)) {
         if (arguments_.decay.form == DecayForm::kPerHead) {
           log_decays.of[i] = arguments_.decay.data[head_];
         } else if (arguments_.decay.form == DecayForm::kPerToken) {
@@ -618,10 +638,6 @@ class Sweep {
     const T* key = key_tile(chunk, member);
     const T* value = value_tile(chunk, member) + warp_ * kChannelsPerWarp;
     const Table& decays = table(chunk);
-    const bool prepares = member + 1 == arguments_.group && chunk + 1 < chunks_;
-    LogDecays next_log_decays;
-    if (prepares) next_log_decays = load_log_decays(chunk + 1);
-
     if (reads()) {
       scalar_pairs(query, key, decays);
       if (opens_output(member)) {
@@ -640,10 +656,16 @@ class Sweep {
       block_sync();  // P is complete
       scalar_outputs(value);
       if (closes_output(member)) {
-#pragma unroll
+        // One copy of the long code below: only the choice of registers is unrolled.
+#pragma unroll 1
         for (int block = 0; block < Shape::kBlocks; ++block) {
-          store_accumulator_trans_pair(output_tile(), Shape::kFloatLd, outputs_[2 * block],
-                                       outputs_[2 * block + 1]);
+#pragma unroll
+          for (int candidate = 0; candidate < Shape::kBlocks; ++candidate) {
+            if (candidate == block) {
+              store_accumulator_trans_pair(output_tile(), Shape::kFloatLd, outputs_[2 * candidate],
+                                           outputs_[2 * candidate + 1]);
+            }
+          }
           warp_sync();
           emit(chunk, member, 16 * block);
           warp_sync();
@@ -664,7 +686,6 @@ class Sweep {
       update_state(values, key, [decay](int, int) { return decay; });
       if (decays_state(member)) segment_decay_ *= decay;
     }
-    if (prepares) prepare_table(chunk + 1, next_log_decays);
   }
 
   /// P = pair_scale lower(Q K^T) W, 16 x 16 blocks dealt out to the warps.

@@ -324,8 +324,17 @@ def _both(section: str, dtype: torch.dtype, axes: Sequence[dict], memory: bool =
     ]
 
 
-def _grid(section: str, dtype: torch.dtype, *, batch: int, heads: int, lengths: Sequence[int],
-          dims: Sequence[int], decays: Sequence[str], memory: bool = False) -> list[Case]:  # fmt: skip
+def _grid(
+    section: str,
+    dtype: torch.dtype,
+    *,
+    batch: int,
+    heads: int,
+    lengths: Sequence[int],
+    dims: Sequence[int],
+    decays: Sequence[str],
+    memory: bool = False,
+) -> list[Case]:
     shapes = [
         {"T": time, "D": dim, "B": batch, "H": heads, "decay": decay}
         for dim in dims
@@ -408,7 +417,10 @@ def goals(rows: Sequence[Any], device: torch.device) -> list[Goal]:
     found = []
     for mode in ("forward", "forward+backward"):
         chosen = [row for row in rows if row.case.mode == mode and row.case.axes["D"] == 64]
-        limits = {EAGER: (3.0, chosen), SDPA: (1.0, [r for r in chosen if r.case.axes["T"] >= 1024])}
+        limits = {
+            EAGER: (3.0, chosen),
+            SDPA: (1.0, [r for r in chosen if r.case.axes["T"] >= 1024]),
+        }
         for peer, (limit, candidates) in limits.items():
             ratios = [(row.ratio(peer), row.case) for row in candidates if peer in row.timings]
             if not ratios:
@@ -445,7 +457,7 @@ BENCHMARK = Benchmark(
     notes=(
         f"`{EAGER}`: chunks of {_CHUNK} as batched matrix products, backward by autograd "
         "(`bench/peers/eager_linear_attention.py`).",
-        f"`{COMPOSITE}`: `backend=\"torch\"`, the composite implementation with the exact handling "
+        f'`{COMPOSITE}`: `backend="torch"`, the composite implementation with the exact handling '
         "of any decay and no stored states.",
         f"`{SDPA}`: `scaled_dot_product_attention(is_causal=True)`, which has no decay: another "
         "function of the same shapes.",

@@ -121,7 +121,6 @@ def cuda_ceilings(dtypes: Sequence[torch.dtype], *, repeats: int = 5) -> Ceiling
     source = torch.rand(_COPY_BYTES // 4, device="cuda")
     target = torch.empty_like(source)
     copy = cuda_times({"copy": lambda: target.copy_(source)}, repeats=repeats)["copy"]
-    del source, target
     rates = {}
     for dtype in dtypes:
         left, right = (

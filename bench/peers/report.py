@@ -146,7 +146,9 @@ def _section(rows: list[Row]) -> list[str]:
         line += [str(row.ratio(peer)) if peer in row.timings else "-" for peer in peers]
         if graphs:
             both = [peer in row.graphs and row.subject in row.graphs for peer in peers]
-            line += [str(row.graph_ratio(p)) if ok else "-" for p, ok in zip(peers, both, strict=True)]
+            line += [
+                str(row.graph_ratio(p)) if ok else "-" for p, ok in zip(peers, both, strict=True)
+            ]
         line.append(f"{row.errors[row.subject]:.0e}")
         body.append(line)
     lines = [heading, "", *_table(head, body)]

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a few plain lines or nothing elsewhere."""
+"""Progress of long work: a bar on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ Item = TypeVar("Item")
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A bar on standard error while it is a terminal; otherwise a line each quarter, or nothing.
+    """A bar on standard error where that is a terminal.
 
     Args:
         description: what is being done.
         total: number of steps.
         enabled: False shows nothing.
-        plain: print lines where there is no terminal; without it nothing is shown there.
 
     Example:
         >>> from rankone._progress import Progress
@@ -29,16 +28,10 @@ class Progress(AbstractContextManager["Progress"]):
         3
     """
 
-    def __init__(
-        self, description: str, total: int, *, enabled: bool = True, plain: bool = False
-    ) -> None:
-        self.description = description
-        self.total = total
+    def __init__(self, description: str, total: int, *, enabled: bool = True) -> None:
         self.done = 0
-        terminal = sys.stderr.isatty()
-        self._lines = enabled and plain and not terminal
         self._bar = None
-        if enabled and terminal:
+        if enabled and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
                 BarColumn,
@@ -76,14 +69,10 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar.stop()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count ``steps`` more as done; ``note`` stands beside the bar or at the line's end."""
-        quarter = 4 * self.done // max(self.total, 1)
+        """Count ``steps`` more as done; ``note`` stands beside the bar."""
         self.done += steps
         if self._bar is not None:
             self._bar.update(self._task, advance=steps, note=note)
-        elif self._lines and 4 * self.done // max(self.total, 1) > quarter:
-            line = f"{self.description}: {self.done}/{self.total}"
-            print(f"{line}  {note}" if note else line, file=sys.stderr, flush=True)
 
 
 def track(

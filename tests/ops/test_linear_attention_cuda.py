@@ -11,6 +11,7 @@ from rankone.ops import (
     linear_attention_reference,
     linear_attention_step,
 )
+from rankone.ops._linear_attention import native_inputs
 
 from .linear_attention_cases import (
     DECAY_FORMS,
@@ -44,12 +45,11 @@ def on_device(case):
 
 
 def run(case, function=native_attention, **options):
-    """The output, the states, and the gradients of a fixed random functional of both."""
+    """The output and the states, and the gradients of one fixed random functional of both."""
     results = case.run(function, **options)
     generator = torch.Generator().manual_seed(case.seed + 1)
-    weights = [
-        torch.randn(result.shape, generator=generator, dtype=torch.float64) for result in results
-    ]
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64) for r in results]
+    weights = [w.to(case.rounded_to or case.dtype) for w in weights]
     gradients = torch.autograd.grad(
         results, case.differentiable(), [w.to(r) for w, r in zip(weights, results, strict=True)]
     )
@@ -60,29 +60,28 @@ def assert_close_to_float64(case, *, function=native_attention, exact=linear_att
     """Outputs, states and all gradients, each by its norm-wise relative error."""
     results, gradients = run(on_device(case), function)
     expected, expected_gradients = run(case.in_double(), exact)
-    tolerance = TOLERANCE[case.dtype]
     assert results[0].dtype == case.dtype
     assert all(state.dtype == torch.float32 for state in results[1:])
     assert all(tensor.device.type == DEVICE.type for tensor in (*results, *gradients))
-    for index, (measured, wanted) in enumerate(zip(results, expected, strict=True)):
-        limit = tolerance if index == 0 else TOLERANCE[torch.float32]
-        limit = max(limit, state_tolerance(case)) if index else limit
-        assert relative_error(measured.cpu(), wanted) <= limit
-    for measured, wanted in zip(gradients, expected_gradients, strict=True):
-        assert measured.isfinite().all()
-        assert_gradient_close(measured.cpu(), wanted, GRADIENT_FACTOR * tolerance)
+    # The operands of the matrix units have the inputs' dtype, also those that make the state.
+    for measured, wanted in zip(results, expected, strict=True):
+        assert relative_error(measured.cpu(), wanted) <= TOLERANCE[case.dtype]
+    assert_gradients_close(case, gradients, expected_gradients)
 
 
-def state_tolerance(case):
-    """The matrix units round keys times decays to the inputs' dtype; without decay they are exact."""
-    return 0.0 if case.decay == "none" or case.dtype == torch.float32 else TOLERANCE[case.dtype]
-
-
-def assert_gradient_close(measured, wanted, tolerance):
-    # A gradient that cancels to nearly zero is held to the size of one that does not.
-    difference = torch.linalg.vector_norm(measured.double() - wanted.double())
-    size = max(float(torch.linalg.vector_norm(wanted.double())), 1e-2 * wanted.numel() ** 0.5)
-    assert float(difference) <= tolerance * size
+def assert_gradients_close(case, measured, expected):
+    """A gradient that cancels to nothing is held to the size of the others."""
+    tolerances = [GRADIENT_FACTOR * TOLERANCE[case.dtype]] * len(expected)
+    if case.log_decay is not None:
+        # A sum to the end of the sequence, whose terms round independently.
+        tolerances[3] *= case.time**0.5
+    largest = max(float(torch.linalg.vector_norm(gradient)) for gradient in expected)
+    for one, other, tolerance in zip(measured, expected, tolerances, strict=True):
+        assert one.shape == other.shape
+        assert one.isfinite().all()
+        size = max(float(torch.linalg.vector_norm(other)), 1e-3 * largest)
+        difference = torch.linalg.vector_norm(one.cpu().double() - other)
+        assert float(difference) <= tolerance * size
 
 
 def token_decay(case, piece):
@@ -157,11 +156,9 @@ def test_vanishing_decays_reset_the_state(form, gate):
     results, gradients = run(on_device(case))
     expected, expected_gradients = run(case.in_double(), linear_attention_reference)
     assert relative_error(results[0].cpu(), expected[0]) <= TOLERANCE[case.dtype]
-    for measured, wanted in zip(gradients, expected_gradients, strict=True):
-        assert measured.isfinite().all()
-        assert_gradient_close(
-            measured.cpu(), wanted.nan_to_num(), GRADIENT_FACTOR * TOLERANCE[case.dtype]
-        )
+    # exp has slope 0 at -inf, where autograd through the recurrence says 0 * inf.
+    expected_gradients = [gradient.nan_to_num() for gradient in expected_gradients]
+    assert_gradients_close(case, gradients, expected_gradients)
 
 
 @pytest.mark.parametrize("form", ["token", "channel"])
@@ -293,8 +290,13 @@ def test_autocast_casts_queries_keys_and_values():
 # What a kernel of this library promises beside its numbers.
 
 
-@pytest.mark.parametrize("shape", [{"time": 300, "heads": 6, "kv_heads": 2},
-                                   {"time": 20_000, "batch": 1, "heads": 1, "kv_heads": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"time": 300, "heads": 6, "kv_heads": 2},
+        {"time": 20_000, "batch": 1, "heads": 1, "kv_heads": 1},
+    ],
+)
 @pytest.mark.parametrize("form", DECAY_FORMS)
 def test_the_same_input_gives_the_same_bits(form, shape):
     case = on_device(Case(key_dim=40, value_dim=72, decay=form, dtype=torch.bfloat16, **shape))
@@ -318,8 +320,9 @@ def captured(function):
     return graph, results
 
 
-@pytest.mark.parametrize("shape", [{"time": 200}, {"time": 5000, "batch": 1, "heads": 1,
-                                                   "kv_heads": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape", [{"time": 200}, {"time": 5000, "batch": 1, "heads": 1, "kv_heads": 1}]
+)
 @pytest.mark.parametrize("form", DECAY_FORMS)
 def test_forward_replays_from_a_graph_on_new_inputs(form, shape):
     case = on_device(Case(decay=form, dtype=torch.bfloat16, key_dim=64, value_dim=64, **shape))
@@ -488,20 +491,24 @@ def test_values_are_read_where_the_environment_asks_for_it(monkeypatch, change, 
         native_attention(**arguments)
 
 
-def test_a_refused_call_leaves_the_process_usable(monkeypatch):
+def test_a_refused_call_leaves_the_process_usable():
     case = Case(time=70, decay="token", dtype=torch.float32)
     moved = on_device(case)
     native = _library.native_for(moved.q.device, torch.float32)
-    sizes, (ones_column, _, *options), *rest = family_inputs(moved)
-    unknown_dtype = (sizes, (ones_column, 99, *options), *rest)
+    numbers, alive = native_inputs(
+        moved.q, moved.k, moved.v, moved.log_decay, moved.state, None, 0.5, False, 0
+    )
+    sizes, (ones_column, _, *options), *rest = numbers
+    float64 = 1
     output = torch.empty(2, 70, 2, 7, device=DEVICE)
     state = torch.empty(2, 2, 5, 7, device=DEVICE)
-    with pytest.raises((ValueError, RuntimeError)) as refused:
+    with pytest.raises(ValueError, match=r"dtype.*float64"):
         _library.call(
             native, "linear_attention_forward", output,
-            *unknown_dtype, (output.data_ptr(), state.data_ptr()),
+            sizes, (ones_column, float64, *options), *rest,
+            (output.data_ptr(), state.data_ptr()),
         )  # fmt: skip
-    assert str(refused.value)
+    del alive
     assert_close_to_float64(case)
 
 
@@ -511,13 +518,3 @@ def test_a_failed_allocation_leaves_the_process_usable():
     with pytest.raises(torch.OutOfMemoryError):
         native_attention(q, q, q)
     assert_close_to_float64(case)
-
-
-def family_inputs(case):
-    """The numbers that the binding takes."""
-    from rankone.ops._linear_attention import native_inputs
-
-    numbers, _ = native_inputs(
-        case.q, case.k, case.v, case.log_decay, case.state, case.offsets, 0.5, False, 0
-    )
-    return numbers

@@ -9,8 +9,19 @@
 
 namespace rankone {
 
+/// Largest key and value dims of the sequence kernels.
+inline constexpr std::int64_t kMaxHeadDim = 256;
+
 /// Element type of a tensor. The values are part of the binding's contract.
 enum class DataType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
+
+/// How a recurrence's log-decays are given; at most 0, -inf resets the state.
+enum class DecayForm : int {
+  kNone = 0,        // d = 1
+  kPerHead = 1,     // log_decay (kv_heads), contiguous
+  kPerToken = 2,    // log_decay (batch, time, kv_heads)
+  kPerChannel = 3,  // log_decay (batch, time, kv_heads, key_dim)
+};
 
 /// Base of every error the core throws; `what()` names the argument or the kernel at fault.
 class Error : public std::runtime_error {

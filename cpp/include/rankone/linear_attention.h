@@ -18,15 +18,6 @@
 
 namespace rankone {
 
-inline constexpr std::int64_t kMaxHeadDim = 256;
-
-enum class DecayForm : int {
-  kNone = 0,        // d = 1
-  kPerHead = 1,     // log_decay (kv_heads), contiguous
-  kPerToken = 2,    // log_decay (batch, time, kv_heads)
-  kPerChannel = 3,  // log_decay (batch, time, kv_heads, key_dim)
-};
-
 struct LinearAttentionShape {
   std::int64_t batch = 0;
   std::int64_t time = 0;
