@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-
 from rankone._progress import Progress, track
 
 

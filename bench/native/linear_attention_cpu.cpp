@@ -206,14 +206,13 @@ void copy(benchmark::State& state) {
     std::memcpy(target.data(), source.data(), source.size() * sizeof(float));
     benchmark::ClobberMemory();
   }
-  state.counters["bytes/s"] =
-      benchmark::Counter(8.0 * static_cast<double>(source.size()),
-                         benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["bytes/s"] = benchmark::Counter(8.0 * static_cast<double>(source.size()),
+                                                 benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void register_all() {
-  for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken,
-                               DecayForm::kPerChannel}) {
+  for (const DecayForm form :
+       {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
     const std::string name = name_of(form);
     for (const bool reverse : {false, true}) {
       benchmark::RegisterBenchmark(((reverse ? "backward/" : "forward/") + name).c_str(),

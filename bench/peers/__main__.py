@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("bench.peers: --device cuda needs a CUDA device and a CUDA build of torch",
               file=sys.stderr)  # fmt: skip
         return 2
+    # A time limit ends the run like an interrupt: what was measured is still written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = False
     for name in options.op or registry.NAMES:
         finished = run(

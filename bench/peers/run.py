@@ -193,7 +193,8 @@ def run(
         progress: show how far it is.
 
     Returns:
-        The report; ``failures`` says where the subject could not run or was wrong.
+        The report; ``failures`` says where the subject could not run or was wrong. An interrupt
+        ends the run and keeps the rows so far.
     """
     runner = _Run(benchmark, device, repeats or (3 if quick else 7))
     chosen = benchmark.cases(device, quick) if cases is None else cases
@@ -203,13 +204,16 @@ def run(
             dtypes = list(dict.fromkeys(case.dtype for case in chosen))
             runner.ceilings = measure.cuda_ceilings(dtypes)
         rows = []
-        with Progress(benchmark.title, len(chosen), enabled=progress, plain=True) as bar:
-            for case in chosen:
-                row = runner.row(case)
-                if row is not None:
-                    rows.append(row)
-                gc.collect()
-                bar.advance()
+        with Progress(benchmark.title, len(chosen), enabled=progress) as bar:
+            try:
+                for case in chosen:
+                    row = runner.row(case)
+                    if row is not None:
+                        rows.append(row)
+                    gc.collect()
+                    bar.advance()
+            except KeyboardInterrupt:
+                runner.failures.append(f"interrupted after {bar.done} of {len(chosen)} cases")
         if device.type != "cuda":
             described["load average at the end"] = f"{os.getloadavg()[0]:.1f}"
     return Report(

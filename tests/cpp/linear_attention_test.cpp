@@ -339,12 +339,11 @@ struct Buffers {
         q_grad(p.type, p.q.size()),
         k_grad(p.type, p.k.size()),
         v_grad(p.type, p.v.size()),
-        log_decay_grad(state_type(p.type),
-                       static_cast<std::size_t>(p.form == DecayForm::kPerHead
-                                                    ? p.sequences() * p.kv_heads
-                                                    : p.decay_size())),
+        log_decay_grad(state_type(p.type), static_cast<std::size_t>(p.form == DecayForm::kPerHead
+                                                                        ? p.sequences() * p.kv_heads
+                                                                        : p.decay_size())),
         initial_state_grad(state_type(p.type), static_cast<std::size_t>(p.state_size())) {
-    inputs.shape = {p.batch,     p.time, p.heads, p.kv_heads, p.key_dim,
+    inputs.shape = {p.batch,     p.time, p.heads, p.kv_heads,   p.key_dim,
                     p.value_dim, p.ones, nullptr, p.sequences()};
     if (!p.offsets.empty()) inputs.shape.cu_seqlens = p.offsets.data();
     inputs.dtype = p.type;
@@ -352,8 +351,8 @@ struct Buffers {
     inputs.k = dense(k, p.time, p.kv_heads, p.key_dim);
     inputs.v = dense(v, p.time, p.kv_heads, p.value_dim);
     inputs.decay_form = p.form;
-    inputs.log_decay = dense(log_decay, p.time, p.kv_heads,
-                             p.form == DecayForm::kPerChannel ? p.key_dim : 1);
+    inputs.log_decay =
+        dense(log_decay, p.time, p.kv_heads, p.form == DecayForm::kPerChannel ? p.key_dim : 1);
     if (p.with_state) inputs.initial_state = initial_state.data();
     inputs.scale = p.scale;
     inputs.chunk_size = p.chunk_size;
@@ -406,9 +405,9 @@ void close(const Values& actual, const Values& expected, double tolerance, const
   // Data is of unit size: a few results that happen to cancel are held to that.
   const double size = std::max({norm(expected), scale, std::sqrt(double(expected.size()))});
   const double error = difference(actual, expected);
-  check::that(error <= tolerance * size,
-              what + " is off by " + std::to_string(error / (size * tolerance)) +
-                  " tolerances of " + std::to_string(tolerance));
+  check::that(error <= tolerance * size, what + " is off by " +
+                                             std::to_string(error / (size * tolerance)) +
+                                             " tolerances of " + std::to_string(tolerance));
 }
 
 /// Norm-wise error: chains of up to some hundred rounded terms stay within 16 units of the
@@ -457,10 +456,10 @@ void for_each_problem(Body&& body) {
                        {1, 20, 2, 1, 256, 16}, {1, 20, 1, 1, 7, 256}};
   unsigned seed = 0;
   for (const Dims& d : dims) {
-    for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken,
-                                 DecayForm::kPerChannel}) {
-      for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16,
-                                  DataType::kBFloat16}) {
+    for (const DecayForm form :
+         {DecayForm::kNone, DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+      for (const DataType type :
+           {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16, DataType::kBFloat16}) {
         Problem p;
         p.type = type;
         p.form = form;
@@ -576,8 +575,7 @@ void a_zero_decay_is_an_exact_reset() {
 }
 
 void frequent_resets_and_strong_decays_stay_finite() {
-  for (const DecayForm form :
-       {DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+  for (const DecayForm form : {DecayForm::kPerHead, DecayForm::kPerToken, DecayForm::kPerChannel}) {
     for (const double mean : {1.0, 30.0, 1e4}) {
       Problem p;
       p.form = form;
@@ -641,8 +639,8 @@ void inputs_may_have_any_strides() {
                 reversed.begin() + static_cast<std::ptrdiff_t>((74 - t) * row));
   }
   Memory q(p.type, reversed);
-  strided.inputs.q = {static_cast<float*>(q.data()) + 74 * row, 0,
-                      -static_cast<std::int64_t>(row), p.key_dim};
+  strided.inputs.q = {static_cast<float*>(q.data()) + 74 * row, 0, -static_cast<std::int64_t>(row),
+                      p.key_dim};
   Values packed;
   for (std::int64_t t = 0; t < p.time; ++t) {
     for (std::int64_t head = 0; head < p.kv_heads; ++head) {

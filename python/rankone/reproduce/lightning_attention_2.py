@@ -126,11 +126,10 @@ def run(settings: Settings) -> Reproduction:
 
 def _inputs(settings: Settings, scale: Scale, time: int) -> tuple[Tensor, Tensor, Tensor]:
     """Normal q, k, v as (batch, time, heads, dim)."""
-    generator = torch.Generator().manual_seed(settings.random_state)
+    generator = torch.Generator(settings.device).manual_seed(settings.random_state)
     shape = (3, scale.batch, time, scale.heads, scale.head_dim)
-    q, k, v = torch.randn(shape, generator=generator).to(
-        device=settings.device, dtype=getattr(torch, scale.dtype)
-    )
+    drawn = torch.randn(shape, generator=generator, device=settings.device)
+    q, k, v = drawn.to(getattr(torch, scale.dtype))
     return q, k, v
 
 
