@@ -1,7 +1,7 @@
 """Run a command, pass its output and exit status through, and note how long it took.
 
-    python tools/timed.py LOG LABEL COMMAND...
-    python tools/timed.py --report LOG
+python tools/timed.py LOG LABEL COMMAND...
+python tools/timed.py --report LOG
 """
 
 import subprocess

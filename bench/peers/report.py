@@ -17,16 +17,19 @@ from bench.peers.run import Report, Row
 
 
 def stem(report: Report) -> str:
-    """Name of the result files: the op and the device."""
+    """Name of the result files: the op, the device and, where not all cores took part, threads."""
     device = report.device.type
     if device == "cuda":
         device = re.sub(r"[^a-z0-9]+", "-", str(report.facts["GPU"]).split(",")[0].lower())
+    elif report.facts["torch threads"] != report.facts["cores"]:
+        device += f"_threads{report.facts['torch threads']}"
     return f"{report.benchmark.name}_{device}"
 
 
 def write(report: Report, folder: str | Path) -> tuple[Path, Path]:
     """Write ``<op>_<device>.json`` and ``.md`` into a folder and return their paths."""
     base = Path(folder) / stem(report)
+    base.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(as_dict(report), indent=1, ensure_ascii=False)
     return (
         write_whole(base.with_suffix(".json"), data + "\n"),

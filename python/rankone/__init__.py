@@ -14,7 +14,11 @@ except PackageNotFoundError:  # a source tree on PYTHONPATH, not installed
     __version__ = "0+source"
 
 if TYPE_CHECKING:
-    from rankone import catalog, datasets, nn, ops, reproduce
+    from rankone import catalog as catalog
+    from rankone import datasets as datasets
+    from rankone import nn as nn
+    from rankone import ops as ops
+    from rankone import reproduce as reproduce
 
 _SUBMODULES = ("catalog", "datasets", "nn", "ops", "reproduce")
 

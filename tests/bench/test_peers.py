@@ -21,7 +21,7 @@ from bench.peers.eager_linear_attention import (
     eager_linear_attention,
     eager_linear_attention_step,
 )
-from bench.peers.run import Row, run
+from bench.peers.run import Report, Row, run
 
 CPU = torch.device("cpu")
 BENCHMARK = family.BENCHMARK
@@ -148,9 +148,8 @@ def test_a_run_measures_every_contender_and_writes_its_tables(tmp_path):
         assert row.extra_bytes.keys() == (whole - {measure.SGEMM} if row.case.memory else set())
     assert finished.facts["torch threads"] == 1
 
-    as_json, as_markdown = report.write(finished, tmp_path)
+    as_json, as_markdown = report.write(finished, tmp_path / "results")
     data = json.loads(as_json.read_text())
-    assert as_json.name == "linear_attention_cpu.json"
     assert len(data["rows"]) == len(cases)
     seconds = data["rows"][0]["contenders"][family.EAGER]["seconds"]
     assert 0 < seconds["low"] <= seconds["median"] <= seconds["high"]
@@ -244,6 +243,15 @@ def test_columns_are_the_axes_that_vary():
     lines = report._section([first, second])
     assert lines[0] == "## Length: forward (D=8, B=2, H=4, decay=token, float32)"
     assert lines[2].split("|")[1].strip() == "T"
+
+
+def test_result_files_are_named_by_op_device_and_threads():
+    def named(device, **facts):
+        return report.stem(Report(BENCHMARK, torch.device(device), facts, [], [], []))
+
+    assert named("cpu", **{"torch threads": 2, "cores": 2}) == "linear_attention_cpu"
+    assert named("cpu", **{"torch threads": 1, "cores": 2}) == "linear_attention_cpu_threads1"
+    assert named("cuda", GPU="NVIDIA X 80GB") == "linear_attention_nvidia-x-80gb"
 
 
 def test_numbers_have_three_digits():

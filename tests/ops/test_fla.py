@@ -99,15 +99,11 @@ def test_gla_gates_key_channels(qkv, function):
     )
     assert near(output, expected)
     assert near(state, expected_state)
-    _, transposed = function(
-        *qkv, gates, scale=0.5, output_final_state=True, state_v_first=True
-    )
+    _, transposed = function(*qkv, gates, scale=0.5, output_final_state=True, state_v_first=True)
     assert near(transposed, expected_state.transpose(-1, -2))
 
 
-@pytest.mark.parametrize(
-    "function", [fla.chunk_lightning_attn, fla.fused_recurrent_lightning_attn]
-)
+@pytest.mark.parametrize("function", [fla.chunk_lightning_attn, fla.fused_recurrent_lightning_attn])
 def test_lightning_attn_uses_the_linear_slopes(qkv, function):
     output, _ = function(*qkv, 2, 8)
     slopes = decay_slopes(3, 2, 8, kind="linear")

@@ -13,6 +13,7 @@ and decays (B, T, N, 1 or K), with N the kv heads and G the query heads of each.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -60,7 +61,9 @@ class _ChunkDecay:
         length = decay.shape[2]
         rows = torch.arange(length, device=decay.device)
         later = (rows[:, None] > rows[None, :])[..., None]
-        factors = torch.where(later, decay[:, :, :, None, :], torch.ones_like(decay[:, :, :1, None]))
+        factors = torch.where(
+            later, decay[:, :, :, None, :], torch.ones_like(decay[:, :, :1, None])
+        )
         products = factors.cumprod(dim=2)
         within = torch.where((rows[:, None] >= rows[None, :])[..., None], products, 0)
         from_start = decay.cumprod(dim=2)
@@ -76,12 +79,14 @@ def _scores(left: Tensor, right: Tensor, within: Tensor) -> Tensor:
 
 
 def _forward_sweep(sequence: _Sequence, scale: float) -> tuple[Tensor, Tensor]:
-    output = sequence.query.new_empty(
-        *sequence.query.shape[:-1], sequence.value.shape[-1]
-    )
+    output = sequence.query.new_empty(*sequence.query.shape[:-1], sequence.value.shape[-1])
     state = sequence.state
     for chunk in sequence.chunks():
-        query, key, value = sequence.query[:, chunk], sequence.key[:, chunk], sequence.value[:, chunk]
+        query, key, value = (
+            sequence.query[:, chunk],
+            sequence.key[:, chunk],
+            sequence.value[:, chunk],
+        )
         decay = _ChunkDecay.of(sequence.decay[:, chunk])
         scores = _scores(query, key, decay.within)
         past_query = query * decay.from_start.movedim(1, 2)[:, :, :, None]
@@ -127,7 +132,11 @@ def _key_value_gradient(
     key_grad = torch.empty_like(sequence.key)
     value_grad = torch.empty_like(sequence.value)
     for chunk in reversed(sequence.chunks()):
-        query, key, value = sequence.query[:, chunk], sequence.key[:, chunk], sequence.value[:, chunk]
+        query, key, value = (
+            sequence.query[:, chunk],
+            sequence.key[:, chunk],
+            sequence.value[:, chunk],
+        )
         grad = output_grad[:, chunk]
         decay = _ChunkDecay.of(sequence.decay[:, chunk])
         to_end = decay.to_end.movedim(1, 2)
@@ -183,7 +192,7 @@ def _sequences(
         state = key.new_zeros(sequences, kv_heads, key_dim, value.shape[-1])
     else:
         state = initial_state.to(compute)
-    for index, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for index, (start, end) in enumerate(itertools.pairwise(offsets)):
         time = slice(start, end)
         rows = slice(None) if cu_seqlens is None else slice(index, index + 1)
         yield time, rows, _Sequence(

@@ -145,7 +145,9 @@ def define(
     return operator
 
 
-def _autocast(operator: Callable, device_type: str, key: str, positions: frozenset[int]) -> Callable:
+def _autocast(
+    operator: Callable, device_type: str, key: str, positions: frozenset[int]
+) -> Callable:
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(*arguments):

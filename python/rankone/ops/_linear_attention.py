@@ -71,9 +71,7 @@ def check_arguments(
     checks.check_head_dim("q", key_dim, MAX_HEAD_DIM)
     checks.check_head_dim("v", v.shape[-1], MAX_HEAD_DIM)
     checks.check_grouped_heads("q", heads, "k", kv_heads)
-    checks.check_shape(
-        "k", k, (batch, time, kv_heads, key_dim), "batch, time and key_dim as in q"
-    )
+    checks.check_shape("k", k, (batch, time, kv_heads, key_dim), "batch, time and key_dim as in q")
     checks.check_shape(
         "v", v, (batch, time, kv_heads, v.shape[-1]), "batch and time as in q, kv_heads as in k"
     )
@@ -97,7 +95,7 @@ def check_arguments(
     sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
     _check_state("initial_state", initial_state, normalize,
                  (sequences, kv_heads, key_dim, v.shape[-1]))  # fmt: skip
-    states = dict(zip(("S", "z"), initial_state)) if isinstance(initial_state, tuple) else {
+    states = dict(zip(("S", "z"), initial_state, strict=True)) if isinstance(initial_state, tuple) else {
         "initial_state": initial_state
     }  # fmt: skip
     checks.check_same_device(
@@ -379,9 +377,7 @@ def _step_impl(q, k, v, state, log_decay, scale, ones_column, backend):
     native = _choose("linear_attention_step", q, backend)
     if native is None:
         arguments = _as_one_token(q, k, v, log_decay)
-        _chunked.forward(
-            *arguments, state, None, scale, ones_column, 0, output[:, None], new_state
-        )
+        _chunked.forward(*arguments, state, None, scale, ones_column, 0, output[:, None], new_state)
     else:
         inputs, alive = native_inputs(q, k, v, log_decay, state, None, scale, ones_column, 0)
         _library.call(

@@ -47,9 +47,7 @@ def decay_slopes(
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     if (layer_idx is None) != (num_layers is None):
-        raise ValueError(
-            f"layer_idx and num_layers go together, got {layer_idx} and {num_layers}"
-        )
+        raise ValueError(f"layer_idx and num_layers go together, got {layer_idx} and {num_layers}")
     if layer_idx is not None and num_layers is not None and not 0 <= layer_idx < num_layers:
         raise ValueError(f"layer_idx must be in range({num_layers}), got {layer_idx}")
 

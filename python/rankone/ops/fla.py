@@ -12,6 +12,8 @@ most 0 and are checked on CPU tensors, and every argument is checked with an err
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from rankone.ops import _linear_attention as family
@@ -45,7 +47,7 @@ def _run(
     state_v_first: bool = False,
     normalize: bool = False,
     chunk_size: int | None = None,
-) -> tuple[Tensor, family.State]:
+) -> tuple[Tensor, Any]:
     """Call linear_attention in fla's conventions; ``reverse`` runs every sequence from its end."""
     if reverse:
         q, k, v = q.flip(1), k.flip(1), v.flip(1)

@@ -6,6 +6,8 @@ order, and use memory proportional to the sequence length times the state.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ def linear_attention_reference(
     if cu_seqlens is not None:
         check_cu_seqlens_values(cu_seqlens, time)
         offsets = cu_seqlens.tolist()
-        bounds = [(0, *ends) for ends in zip(offsets[:-1], offsets[1:], strict=True)]
+        bounds = [(0, *ends) for ends in itertools.pairwise(offsets)]
 
     outputs: list[list[Tensor]] = [[] for _ in range(batch)]
     final_states = []
