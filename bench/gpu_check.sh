@@ -68,7 +68,7 @@ phase "build for sm_$architecture" 170 build.log \
   -C cmake.define.RANKONE_CUDA=ON -C cmake.define.RANKONE_CUDA_ARCHITECTURES="$architecture" \
   -C cmake.define.RANKONE_BENCHMARKS=ON . || finish
 
-phase "GPU tests" 120 tests.log "$python" -m pytest -m cuda -q -p no:cacheprovider
+phase "GPU tests" 110 tests.log "$python" -m pytest -m cuda -q -p no:cacheprovider
 
 # The sanitizers run beside each other; none of them times anything.
 sanitizers=(memcheck racecheck synccheck initcheck)
@@ -81,7 +81,7 @@ else
   echo "== compute-sanitizer: ${sanitizers[*]}"
   pids=()
   for tool in "${sanitizers[@]}"; do
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --kill-after=5 100 "$sanitizer" --tool "$tool" \
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --kill-after=5 90 "$sanitizer" --tool "$tool" \
       --error-exitcode 9 "$python" bench/sanitize_cuda.py >"$out/sanitize_$tool.log" 2>&1 &
     pids+=($!)
   done
@@ -96,16 +96,16 @@ else
   grep -E 'SUMMARY|calls' "$out/sanitize.log"
 fi
 
-phase "comparisons with peers" 120 benchmark.log \
+phase "comparisons with peers" 110 benchmark.log \
   "$python" -m bench.peers --device cuda --quick --out "$out"
 grep -hE '^## |^\|' "$out/benchmark.log"
 
 # Built into the same tree, which already holds the kernels.
-phase "native benchmarks: build" 25 build.log cmake --build "$build" --parallel "$jobs"
+phase "native benchmarks: build" 20 build.log cmake --build "$build" --parallel "$jobs"
 for program in "$build"/bench/native/bench_*_cuda; do
   [ -x "$program" ] || { echo "google-benchmark was not found: no native benchmarks"; break; }
   name=$(basename "$program" | sed 's/^bench_//')
-  phase "native benchmarks: $name" 40 benchmark.log "$program" --benchmark_min_time=0.1 \
+  phase "native benchmarks: $name" 35 benchmark.log "$program" --benchmark_min_time=0.1 \
     --benchmark_out="$out/native_$name.json" --benchmark_out_format=json
   # Names of the machine and of its folders stay out of the results.
   [ ! -s "$out/native_$name.json" ] || \

@@ -23,6 +23,9 @@ constexpr std::size_t kWorkspaceAlignment = 64;
 /// State bytes below which one thread steps faster than several wake up (about 50 us of copying).
 constexpr std::int64_t kStepBytesPerThread = 1 << 19;
 
+/// Workspace of one thread's sweeps that run in step: about what a second-level cache keeps.
+constexpr std::int64_t kCacheBytes = 1 << 20;
+
 const LinearAttentionKernels& kernels() {
 #if defined(__x86_64__)
   switch (instruction_set()) {
@@ -361,7 +364,8 @@ struct SweepKind {
 };
 
 /// Runs sweeps of the given kinds. Tiles repeat the work inside the chunk (up to half of a sweep),
-/// so columns are cut only while there are fewer sweeps than threads.
+/// so columns are cut only while there are fewer sweeps than threads; while there are more, one
+/// thread takes several heads of a sequence in step.
 template <typename MakeTask>
 void run_sweeps(std::vector<SweepKind> kinds, const LinearAttentionShape& shape, bool float64,
                 int num_threads, const MakeTask& make_task) {
@@ -383,21 +387,32 @@ void run_sweeps(std::vector<SweepKind> kinds, const LinearAttentionShape& shape,
         std::min(kind.columns, (panels_of(kind) + kind.tiles - 1) / kind.tiles * panel));
     bytes = std::max(bytes, table.sweep_workspace(widest, float64));
   }
-  const std::int64_t num_tasks = heads * tiles;
-  const int workers = static_cast<int>(std::min<std::int64_t>(std::max(num_threads, 1), num_tasks));
-  const Workspaces workspaces(workers, bytes);
+  const std::int64_t threads = std::max(num_threads, 1);
+  const std::int64_t fitting =
+      std::max<std::int64_t>(1, kCacheBytes / static_cast<std::int64_t>(bytes));
+  const std::int64_t together = std::clamp<std::int64_t>(
+      heads * tiles / threads, 1, std::min<std::int64_t>({kMaxSweeps, shape.kv_heads, fitting}));
+  const std::int64_t groups = (shape.kv_heads + together - 1) / together;
+  const std::int64_t num_tasks = shape.num_sequences * groups * tiles;
+  const int workers = static_cast<int>(std::min(threads, num_tasks));
+  const Workspaces workspaces(workers, bytes * static_cast<std::size_t>(together));
   parallel_for(num_tasks, workers, [&](std::int64_t index, int worker) {
-    const std::int64_t sequence_head = index / tiles;
     std::int64_t tile = index % tiles;
     const SweepKind* kind = kinds.data();
     while (tile >= kind->tiles) tile -= (kind++)->tiles;
-    SweepTask task =
-        make_task(kind->gradient, sequence_head / shape.kv_heads, sequence_head % shape.kv_heads);
     const std::int64_t panels = panels_of(*kind);
-    task.column_begin = static_cast<int>(tile * panels / kind->tiles * panel);
-    task.column_end =
-        static_cast<int>(std::min(kind->columns, (tile + 1) * panels / kind->tiles * panel));
-    table.sweep(task, float64, workspaces.of(worker));
+    const std::int64_t n = index / tiles / groups, group = index / tiles % groups;
+    const std::int64_t begin = group * shape.kv_heads / groups;
+    const std::int64_t end = (group + 1) * shape.kv_heads / groups;
+    SweepTask tasks[kMaxSweeps];
+    for (std::int64_t head = begin; head < end; ++head) {
+      SweepTask& task = tasks[head - begin];
+      task = make_task(kind->gradient, n, head);
+      task.column_begin = static_cast<int>(tile * panels / kind->tiles * panel);
+      task.column_end =
+          static_cast<int>(std::min(kind->columns, (tile + 1) * panels / kind->tiles * panel));
+    }
+    table.sweeps(tasks, static_cast<int>(end - begin), float64, workspaces.of(worker));
   });
 }
 

@@ -56,11 +56,24 @@ class Sweep {
     if (task.gradient != DecayGradient::kNone) running_grad_ = arena.take<double>(column_stride_);
   }
 
-  void run() {
+  /// Before the first chunk.
+  void begin() {
     load_state();
     begin_gradient();
-    const std::int64_t chunks = (task_.length + chunk_size_ - 1) / chunk_size_;
-    for (std::int64_t c = 0; c < chunks; ++c) run_chunk(task_.reverse ? chunks - 1 - c : c);
+  }
+
+  std::int64_t chunks() const { return (task_.length + chunk_size_ - 1) / chunk_size_; }
+
+  /// The chunks run in order, 0 the first in the sweep's direction.
+  void run_chunk(std::int64_t index) {
+    const std::int64_t first = (task_.reverse ? chunks() - 1 - index : index) * chunk_size_;
+    const std::int64_t left = task_.length - first;
+    chunk_ = {first, left < chunk_size_ ? static_cast<int>(left) : chunk_size_, task_.reverse};
+    decay_.prepare(chunk_);
+    attend();
+  }
+
+  void end() {
     end_gradient();
     store_state();
   }
@@ -79,11 +92,7 @@ class Sweep {
 
   // ---- one chunk ----
 
-  void run_chunk(std::int64_t index) {
-    const std::int64_t first = index * chunk_size_;
-    const std::int64_t left = task_.length - first;
-    chunk_ = {first, left < chunk_size_ ? static_cast<int>(left) : chunk_size_, task_.reverse};
-    decay_.prepare(chunk_);
+  void attend() {
     for (int x_head = 0; x_head < task_.x_heads; ++x_head) {
       load_x(x_head);
       for (int y_head = 0; y_head < task_.y_heads; ++y_head) {

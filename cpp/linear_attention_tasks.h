@@ -19,7 +19,8 @@ struct SweepRows {
   bool ones_column = false;  // one more column, all ones
   double factor = 1.0;       // multiplies every element
 
-  int width() const { return columns + (ones_column ? 1 : 0); }
+  // Never out of line: the linker could keep the copy compiled for the widest instruction set.
+  __attribute__((always_inline)) int width() const { return columns + (ones_column ? 1 : 0); }
 };
 
 struct SweepOutput {
@@ -87,10 +88,14 @@ struct StepTask {
   SweepOutput output;
 };
 
+/// Sweeps that one call may run in step.
+inline constexpr int kMaxSweeps = 8;
+
 struct LinearAttentionKernels {
-  /// Bytes of workspace, 64-byte aligned, that a task of these sizes needs.
+  /// Bytes of 64-byte aligned workspace that a sweep of these sizes needs.
   std::size_t (*sweep_workspace)(const SweepTask& task, bool float64);
-  void (*sweep)(const SweepTask& task, bool float64, void* workspace);
+  /// Runs up to kMaxSweeps sweeps of equal length over one sequence, with the workspace of all.
+  void (*sweeps)(const SweepTask* tasks, int count, bool float64, void* workspace);
   void (*step)(const StepTask& task, bool float64);
   /// Output columns that one panel holds: a task's column_begin is a multiple of it.
   int (*panel_columns)(bool float64);

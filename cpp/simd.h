@@ -393,13 +393,10 @@ typedef std::uint32_t FloatBits __attribute__((vector_size(kVectorBytes)));
 RANKONE_INLINE float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = (half & 0x8000u) << 16;
   const std::uint32_t magnitude = half & 0x7fffu;
-  // Placed 13 bits up, the number is 2^112 too small, subnormals included; infinities and NaN take
-  // the largest exponent afterwards.
-  std::uint32_t bits = magnitude << 13;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  value *= 0x1p112F;
+  float value = static_cast<float>(magnitude) * 0x1p-24F;  // right for subnormal numbers
+  std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
+  if (magnitude >= 0x400u) bits = (magnitude << 13) + (112u << 23);
   if (magnitude >= 0x7c00u) bits |= 0x7f800000u;
   bits |= sign;
   std::memcpy(&value, &bits, sizeof value);

@@ -1,9 +1,9 @@
 // Causal linear attention on CUDA: which sweeps make the forward and the backward pass, the split
 // of time where heads are few, and the gradient of the decay.
 //
-// Forward is one sweep. Backward is three, none of which stores a state per token or chunk: dq along
-// time, then dk and dv against it, in one launch where they share a kernel, so that they read q, k,
-// v and dO from memory about once. The sweeps are in linear_attention_sweep.cuh.
+// Forward is one sweep. Backward is three, none of which stores a state per token or chunk: dq
+// along time, then dk and dv against it, in one launch where they share a kernel, so that they read
+// q, k, v and dO from memory about once. The sweeps are in linear_attention_sweep.cuh.
 //
 // Time split: with too few (sequence, head, value block) to fill the device, a first pass makes the
 // state of each segment from zero, `join_segments` turns them into the states each segment starts
@@ -11,8 +11,6 @@
 //
 // Decay gradient: dg_t = sum_{s>=t} (q_s . dq_s - k_s . dk_s) + <S_T, dS_T>, per channel, from the
 // sweeps' fp32 values; `sum_decay_gradient` does the sum over s.
-#include "rankone/linear_attention.h"
-
 #include <algorithm>
 #include <cstddef>
 #include <string>
@@ -23,6 +21,7 @@
 #include "primitives/launch.cuh"
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
+#include "rankone/linear_attention.h"
 
 namespace rankone::cuda {
 namespace {
@@ -160,17 +159,16 @@ __global__ void __launch_bounds__(kGradientThreads)
 #pragma unroll
     for (int i = 0; i < kGradientTokens; ++i) {
       if (!active || last - i < begin) continue;
-      const float log_decay = per_head
-                                  ? arguments.decay.data[head]
-                                  : arguments.decay.at(batch, last - i, head)[channel];
+      const float log_decay = per_head ? arguments.decay.data[head]
+                                       : arguments.decay.at(batch, last - i, head)[channel];
       // The gradient is a multiple of the decay, which the difference of two sums cannot see.
       const float value = expf(log_decay) == 0.0f ? 0.0f : carry + before + suffix[i];
       if (per_head) {
         head_sum += value;
       } else {
-        arguments.gradient[((batch * arguments.time + last - i) * arguments.kv_heads + head) *
-                               channels +
-                           channel] = value;
+        arguments
+            .gradient[((batch * arguments.time + last - i) * arguments.kv_heads + head) * channels +
+                      channel] = value;
       }
     }
     carry += tile_sum;
@@ -196,8 +194,8 @@ void sum_decay_gradient(const DecayGradientArguments& arguments, std::int64_t se
   if (arguments.decay.form == DecayForm::kPerChannel) {
     const std::int64_t blocks = heads * ((arguments.key_dim + kChannels - 1) / kChannels);
     launch(decay_gradient_kernel<kChannels>,
-           {grid_of(blocks), dim3(kGradientThreads), sizeof(DecayGradientShared<kChannels>),
-            stream, "linear_attention_decay_gradient"},
+           {grid_of(blocks), dim3(kGradientThreads), sizeof(DecayGradientShared<kChannels>), stream,
+            "linear_attention_decay_gradient"},
            arguments);
   } else {
     launch(decay_gradient_kernel<1>,
@@ -220,8 +218,8 @@ int choose_segments(const LinearAttentionShape& shape, std::int64_t blocks) {
   if (blocks == 0) return 1;
   const std::int64_t tokens =
       shape.num_sequences > 0 ? shape.batch * shape.time / shape.num_sequences : 0;
-  const std::int64_t segments = std::min<std::int64_t>(device_limits().multiprocessors / blocks,
-                                                       tokens / kMinSegmentTokens);
+  const std::int64_t segments =
+      std::min<std::int64_t>(device_limits().multiprocessors / blocks, tokens / kMinSegmentTokens);
   return segments < kMinSegments ? 1 : static_cast<int>(segments);
 }
 
@@ -366,15 +364,14 @@ std::int64_t count_blocks(const LinearAttentionShape& shape, SweepDecay decay,
                           std::int64_t key_columns, std::int64_t value_columns) {
   const SweepPlan plan =
       plan_sweep<T>(decay, static_cast<int>(key_columns), static_cast<int>(value_columns));
-  return shape.num_sequences * shape.kv_heads *
-         value_blocks(plan, static_cast<int>(value_columns));
+  return shape.num_sequences * shape.kv_heads * value_blocks(plan, static_cast<int>(value_columns));
 }
 
 template <typename T>
 SegmentBuffers plan_forward(const LinearAttentionForward& problem, Workspace& workspace) {
   const LinearAttentionShape& shape = problem.inputs.shape;
-  const std::int64_t blocks = count_blocks<T>(shape, decay_on_keys(problem.inputs), shape.key_dim,
-                                              shape.value_columns());
+  const std::int64_t blocks =
+      count_blocks<T>(shape, decay_on_keys(problem.inputs), shape.key_dim, shape.value_columns());
   return take_segments(workspace, problem.inputs, choose_segments(shape, blocks));
 }
 
@@ -410,10 +407,10 @@ void forward(const LinearAttentionForward& problem, void* workspace_start, cudaS
 // ---- backward ----
 
 struct BackwardPlan {
-  SegmentBuffers query;    // the sweep along time
-  SegmentBuffers key;      // the sweeps against time
-  bool joint = false;      // dk and dv in one launch
-  int query_blocks = 0;    // value blocks of dq and of dk, each with its part of the energies
+  SegmentBuffers query;  // the sweep along time
+  SegmentBuffers key;    // the sweeps against time
+  bool joint = false;    // dk and dv in one launch
+  int query_blocks = 0;  // value blocks of dq and of dk, each with its part of the energies
   int key_blocks = 0;
   float* energy = nullptr;
   float* pairing = nullptr;
@@ -465,8 +462,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   const std::int64_t tokens = shape.batch * shape.time * shape.kv_heads;
   const bool per_channel = inputs.decay_form == DecayForm::kPerChannel;
   const bool wants_decay_grad = problem.log_decay_grad != nullptr;
-  auto* const channel_energy =
-      per_channel ? static_cast<float*>(problem.log_decay_grad) : nullptr;
+  auto* const channel_energy = per_channel ? static_cast<float*>(problem.log_decay_grad) : nullptr;
 
   SweepArguments arguments = common_arguments(inputs);
   SweepRole dq{};
@@ -489,8 +485,8 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   arguments.roles[0] = dq;
   if (plan.query.segments > 1) {
     arguments.segments = plan.query.segments;
-    start_segments<T>(decay_on_values(inputs), arguments, plan.query, inputs,
-                      inputs.initial_state, true, stream);
+    start_segments<T>(decay_on_values(inputs), arguments, plan.query, inputs, inputs.initial_state,
+                      true, stream);
     arguments.roles[0].initial = along_values(plan.query.states, shape, plan.query.segments);
   }
   launch_sweep<T>(decay_on_values(inputs), arguments, stream);
@@ -508,7 +504,8 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dk.add_scale = scale;
   dk.reversed = true;
   if (wants_decay_grad) {
-    dk.energy = {per_channel ? channel_energy : plan.energy + plan.query_blocks * tokens, key_operand<T>(inputs), tokens, -1.0f, per_channel};
+    dk.energy = {per_channel ? channel_energy : plan.energy + plan.query_blocks * tokens,
+                 key_operand<T>(inputs), tokens, -1.0f, per_channel};
   }
   SweepRole dv{};
   dv.query = key_operand<T>(inputs);

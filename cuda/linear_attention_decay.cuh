@@ -51,9 +51,8 @@ struct alignas(16) ScalarDecayTable {
   float total;            // D
 
   __device__ __forceinline__ float weight(int i, int j) const {
-    return i / 16 == j / 16
-               ? within[i / 16][i % 16][j % 16]
-               : block_prefix[i] * between[i / 16][j / 16] * block_suffix[j];
+    return i / 16 == j / 16 ? within[i / 16][i % 16][j % 16]
+                            : block_prefix[i] * between[i / 16][j / 16] * block_suffix[j];
   }
 };
 
@@ -72,6 +71,7 @@ __device__ __forceinline__ void build_table(ScalarDecayTable<kTokens>& table,
     const double decay = exp(static_cast<double>(log_decay[round]));
     double weight = 1.0;  // W_{u, own} as u runs
     double product = 1.0;
+#pragma unroll 1
     for (int u = 0; u < 16; ++u) {
       const double decay_u = shuffle_idx(decay, u, 16);
       if (u > own) weight *= decay_u;

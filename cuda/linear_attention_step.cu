@@ -69,10 +69,9 @@ __global__ void __launch_bounds__(kStepThreads)
   }
   const T* key = static_cast<const T*>(arguments.key.data) + arguments.key.offset(batch, 0, head);
   const DecayForm form = arguments.decay.form;
-  const float* log_decay = form == DecayForm::kNone ? nullptr
-                           : form == DecayForm::kPerHead
-                               ? arguments.decay.data + head
-                               : arguments.decay.at(batch, 0, head);
+  const float* log_decay = form == DecayForm::kNone      ? nullptr
+                           : form == DecayForm::kPerHead ? arguments.decay.data + head
+                                                         : arguments.decay.at(batch, 0, head);
 
   float state[kRows][kVector];
 #pragma unroll
@@ -82,7 +81,8 @@ __global__ void __launch_bounds__(kStepThreads)
 #pragma unroll
     for (int i = 0; i < kVector; ++i) state[r][i] = 0.0f;
     if (inside && arguments.state_in != nullptr) {
-      const float* source = arguments.state_in + base + static_cast<std::int64_t>(channel) * columns;
+      const float* source =
+          arguments.state_in + base + static_cast<std::int64_t>(channel) * columns;
       if constexpr (kVector == 4) {
         const float4 four = *reinterpret_cast<const float4*>(source);
         state[r][0] = four.x;
@@ -98,9 +98,9 @@ __global__ void __launch_bounds__(kStepThreads)
   for (int r = 0; r < kRows; ++r) {
     const int channel = row + r * kRowsAtOnce;
     if (channel >= key_dim || column >= columns) continue;
-    const float decay =
-        form == DecayForm::kNone ? 1.0f
-                                 : expf(log_decay[form == DecayForm::kPerChannel ? channel : 0]);
+    const float decay = form == DecayForm::kNone
+                            ? 1.0f
+                            : expf(log_decay[form == DecayForm::kPerChannel ? channel : 0]);
     const float own_key = to_float(key[channel]);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) state[r][i] = fmaf(decay, state[r][i], own_key * value[i]);
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(kStepThreads)
 
   for (int member = 0; member < arguments.group; ++member) {
     const std::int64_t query_head = head * arguments.group + member;
-    const T* query = static_cast<const T*>(arguments.query.data) +
-                     arguments.query.offset(batch, 0, query_head);
+    const T* query =
+        static_cast<const T*>(arguments.query.data) + arguments.query.offset(batch, 0, query_head);
     float sums[kVector] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -188,9 +188,8 @@ void step(const LinearAttentionStep& problem, cudaStream_t stream) {
 void linear_attention_step(const LinearAttentionStep& problem, void* stream) {
   const LinearAttentionShape& shape = problem.inputs.shape;
   if (shape.batch == 0 || shape.kv_heads == 0) return;
-  with_element_type(problem.inputs.dtype, [&]<typename T>() {
-    step<T>(problem, static_cast<cudaStream_t>(stream));
-  });
+  with_element_type(problem.inputs.dtype,
+                    [&]<typename T>() { step<T>(problem, static_cast<cudaStream_t>(stream)); });
 }
 
 }  // namespace rankone::cuda

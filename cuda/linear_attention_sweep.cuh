@@ -91,8 +91,8 @@ struct SweepState {
   }
 };
 
-/// Where the products e_t = sign x_t * o'_t of dq and dk (x = q or k) go, from which the gradient of
-/// the decay is summed up. With channel decays one a channel of v'; else the sum over a block's
+/// Where the products e_t = sign x_t * o'_t of dq and dk (x = q or k) go, from which the gradient
+/// of the decay is summed up. With channel decays one a channel of v'; else the sum over a block's
 /// channels. The heads of a group add up.
 struct SweepEnergy {
   float* data;  // null: not wanted. ([value_blocks,] batch, time, kv_heads[, channels])
@@ -110,9 +110,9 @@ struct SweepRole {
   SweepState initial;  // before the decay of the first token in sweep order
   SweepState final;
   SweepState pairing_with;  // dq: the gradient of the final state, or null
-  float* pairing;           // dq: row sums of final state * pairing_with, (sequences, heads, value')
-  float* segment_decay;     // states alone: the segment's whole decay, (sequences, heads, segments
-                            // [, channels])
+  float* pairing;        // dq: row sums of final state * pairing_with, (sequences, heads, value')
+  float* segment_decay;  // states alone: the segment's whole decay, (sequences, heads, segments
+                         // [, channels])
   SweepEnergy energy;
   float read_scale;  // o' = read_scale q' S' + pair_scale P v'
   float pair_scale;
@@ -136,6 +136,7 @@ struct SweepLayout {
   int table;                                  // two chunks' scalar decays
   int decayed_query, decayed_key, key_decay;  // kKeyChannel: q' P, k' R, D of each step
   int segment_decay;                          // kKeyChannel: product of the D so far
+  int tail;                                   // the state's tail tiles, thread by thread
   int output;                                 // a 16 x 16 float tile a warp
   int row_sums;                               // energies by warp and token
   int bytes;
@@ -159,6 +160,10 @@ struct SweepArguments {
 
 /// Value' channels of a warp.
 inline constexpr int kChannelsPerWarp = kFragmentRows;
+
+/// Segments of a sequence are whole multiples of this many tokens, a multiple of every kernel's stage:
+/// sweeps that share the states of segments cut time at the same places.
+inline constexpr int kSegmentUnit = 64;
 
 /// How a role's work is cut into blocks on the current device.
 struct SweepPlan {

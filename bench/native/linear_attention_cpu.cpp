@@ -79,10 +79,10 @@ struct Sizes {
     return tokens();
   }
 
-  /// One sweep: triangular scores and outputs inside chunks of 64 (channel decays: 16), and two
+  /// One sweep: triangular scores and outputs inside chunks of 32 (channel decays: 16), and two
   /// products with the state.
   double sweep_flops() const {
-    const double chunk = form == DecayForm::kPerChannel ? 16 : 64;
+    const double chunk = form == DecayForm::kPerChannel ? 16 : 32;
     const double inside = 2 * (chunk + 1) * static_cast<double>(dim);
     return static_cast<double>(batch * time * heads) *
            (inside + 4.0 * static_cast<double>(dim * dim));

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -78,6 +78,13 @@ def _quartiles(timing: Timing) -> dict[str, float]:
     return {"median": timing.median, "low": timing.low, "high": timing.high}
 
 
+def crowded(facts: Mapping[str, str | int]) -> bool:
+    """Whether several threads were timed on a CPU that had no cores free for all of them."""
+    threads = int(facts["torch threads"])
+    load = float(facts.get("load average at the start", 0))
+    return threads > 1 and load + threads > int(facts["cores"]) + 0.5
+
+
 def markdown(report: Report) -> str:
     lines = [f"# {report.benchmark.title}", ""]
     described = [(name, str(value)) for name, value in report.facts.items()]
@@ -97,6 +104,13 @@ def markdown(report: Report) -> str:
         "",
         *(f"- {note}" for note in report.benchmark.notes),
     ]
+    if crowded(report.facts):
+        lines += [
+            "",
+            "**Other work ran on these cores. Threads that wait for each other at barriers then "
+            "lose more than others do: with several threads the ratios below do not count; measure "
+            "on free cores or with one thread.**",
+        ]
     if report.goals:
         goals = [(g.statement, g.measured, "yes" if g.holds else "NO") for g in report.goals]
         lines += ["", "## Goals", "", *_table(("goal", "measured", "holds"), goals)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +67,6 @@ def facts(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         found["CUDA"] = str(torch.version.cuda)
     else:
-        found["kernel release"] = platform.release()
         found["load average at the start"] = f"{os.getloadavg()[0]:.1f}"
     return found
 

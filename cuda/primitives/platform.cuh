@@ -37,10 +37,10 @@ __device__ __forceinline__ Layout& shared_memory() {
 }
 
 /// Lane of the calling thread; blockDim.x must be a multiple of the warp size.
-__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) % kWarpSize; }
+__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x % kWarpSize); }
 
 /// Warp of the calling thread in a one-dimensional block.
-__device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x) / kWarpSize; }
+__device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x / kWarpSize); }
 
 /// Barrier of all threads of the block; orders their memory accesses.
 __device__ __forceinline__ void block_sync() {

@@ -254,6 +254,17 @@ def test_result_files_are_named_by_op_device_and_threads():
     assert named("cuda", GPU="NVIDIA X 80GB") == "linear_attention_nvidia-x-80gb"
 
 
+@pytest.mark.parametrize(
+    ("threads", "load", "expected"),
+    [(2, "0.1", False), (2, "1.5", True), (1, "3.0", False), (1, "0.1", False)],
+)
+def test_a_crowded_machine_is_named_where_threads_wait_for_each_other(threads, load, expected):
+    facts = {"torch threads": threads, "cores": 2, "load average at the start": load}
+    assert report.crowded(facts) == expected
+    finished = Report(BENCHMARK, CPU, facts, [], [], [])
+    assert ("do not count" in report.markdown(finished)) == expected
+
+
 def test_numbers_have_three_digits():
     assert [report._digits(value) for value in (0.01234, 1.234, 12.34, 1234.5)] == [
         "0.0123", "1.23", "12.3", "1234",

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpp/check.h"
+#include "linear_attention_sweep_kernel.cuh"
 #include "primitives/convert.cuh"
 #include "rankone/linear_attention.h"
 #include "simt.h"
@@ -714,6 +715,16 @@ void split_time_matches_the_recurrence() {
       expect_matches_recurrence(p);
     }
   }
+  // Sweeps whose kernels differ in the tokens of a stage read the same segments' states.
+  for (const DecayForm form : {DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    Problem p;
+    p.form = form;
+    p.time = 1620;
+    p.key_dim = 150;
+    p.value_dim = 8;
+    p.dtype = DataType::kBFloat16;
+    expect_matches_recurrence(p);
+  }
   Problem p;
   p.time = 2100;
   p.cu_seqlens = {0, 3, 3, 2100};
@@ -779,6 +790,29 @@ void a_step_is_one_token_of_the_recurrence() {
   }
 }
 
+/// The smallest of the supported devices, compute capability 8.6 and 12.0, allow 99 KB a block; here
+/// is the most that one warp and one stage take.
+void every_kernel_fits_a_small_device() {
+  using namespace rankone::cuda;
+  constexpr int kSmallDevice = 99 * 1024;
+  const auto check_type = [&]<typename T>() {
+    for (const auto decay :
+         {SweepDecay::kScalar, SweepDecay::kKeyChannel, SweepDecay::kValueChannel}) {
+      for (const int key_columns : {64, 128, 256}) {
+        const int bytes = with_kernel(decay, key_columns, []<int kKey, SweepDecay kDecay>() {
+          return make_layout<T, kKey, kDecay>(1, 1).bytes;
+        });
+        check::that(bytes <= kSmallDevice, "decay " + std::to_string(static_cast<int>(decay)) +
+                                               " columns " + std::to_string(key_columns) +
+                                               " bytes " + std::to_string(bytes));
+      }
+    }
+  };
+  check_type.operator()<float>();
+  check_type.operator()<__half>();
+  check_type.operator()<__nv_bfloat16>();
+}
+
 void float64_is_refused_by_name() {
   LinearAttentionForward forward;
   forward.inputs.shape = {1, 1, 1, 1, 1, 1, false, nullptr, 1};
@@ -810,5 +844,6 @@ int main(int argc, char** argv) {
        {"split time matches the recurrence", split_time_matches_the_recurrence},
        {"any schedule gives the same bits", any_schedule_gives_the_same_bits},
        {"a step is one token of the recurrence", a_step_is_one_token_of_the_recurrence},
+       {"every kernel fits a small device", every_kernel_fits_a_small_device},
        {"float64 is refused by name", float64_is_refused_by_name}});
 }
