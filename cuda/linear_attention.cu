@@ -89,7 +89,7 @@ struct DecayGradientShared {
 };
 
 template <int kChannels>
-__global__ void __launch_bounds__(kGradientThreads)
+__global__ void __launch_bounds__(kGradientThreads, 1)
     decay_gradient_kernel(__grid_constant__ const DecayGradientArguments arguments) {
   using Shared = DecayGradientShared<kChannels>;
   constexpr int kRows = Shared::kRows;
@@ -463,6 +463,8 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   const bool per_channel = inputs.decay_form == DecayForm::kPerChannel;
   const bool wants_decay_grad = problem.log_decay_grad != nullptr;
   auto* const channel_energy = per_channel ? static_cast<float*>(problem.log_decay_grad) : nullptr;
+  const bool energy_aligned =
+      rows_are_aligned(channel_energy, shape.key_dim, 0, 0, 0, sizeof(float));
 
   SweepArguments arguments = common_arguments(inputs);
   SweepRole dq{};
@@ -475,8 +477,12 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dq.pair_scale = scale;
   dq.add_scale = 1.0f;
   if (wants_decay_grad) {
-    dq.energy = {per_channel ? channel_energy : plan.energy, query_operand<T>(inputs), tokens, 1.0f,
-                 false};
+    dq.energy = {per_channel ? channel_energy : plan.energy,
+                 query_operand<T>(inputs),
+                 tokens,
+                 1.0f,
+                 false,
+                 energy_aligned};
     if (problem.final_state_grad != nullptr) {
       dq.pairing_with = along_values(problem.final_state_grad, shape);
       dq.pairing = plan.pairing;
@@ -505,7 +511,11 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dk.reversed = true;
   if (wants_decay_grad) {
     dk.energy = {per_channel ? channel_energy : plan.energy + plan.query_blocks * tokens,
-                 key_operand<T>(inputs), tokens, -1.0f, per_channel};
+                 key_operand<T>(inputs),
+                 tokens,
+                 -1.0f,
+                 per_channel,
+                 energy_aligned};
   }
   SweepRole dv{};
   dv.query = key_operand<T>(inputs);

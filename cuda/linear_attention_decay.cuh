@@ -112,9 +112,21 @@ __device__ __forceinline__ void build_table(ScalarDecayTable<kTokens>& table,
   if (lane == 0) table.total = static_cast<float>(total);
 }
 
-/// A[m][k] *= factors[k].
+/// What rounding to T leaves of x.
 template <typename T>
-__device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* factors) {
+__device__ __forceinline__ float residue(float x) {
+  return x - to_float(from_float<T>(x));
+}
+template <typename T>
+__device__ __forceinline__ Accumulator residue(Accumulator tile) {
+#pragma unroll
+  for (float& x : tile.x) x = residue<T>(x);
+  return tile;
+}
+
+/// A[m][k] *= factors[k]: the product rounded to T (part 0), or what rounding leaves of it (part 1).
+template <typename T>
+__device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* factors, int part) {
   const int t = lane_id() % 4;
   const float2 left = *reinterpret_cast<const float2*>(factors + 2 * t);
   const float2 right = *reinterpret_cast<const float2*>(factors + 2 * t + 8);
@@ -128,8 +140,10 @@ __device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* fact
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float2 factor = i < 2 ? left : right;
-      const float2 value = unpack<T>(a.x[i]);
-      a.x[i] = pack<T>(value.x * factor.x, value.y * factor.y);
+      float2 value = unpack<T>(a.x[i]);
+      value = make_float2(value.x * factor.x, value.y * factor.y);
+      if (part > 0) value = make_float2(residue<T>(value.x), residue<T>(value.y));
+      a.x[i] = pack<T>(value.x, value.y);
     }
   }
 }

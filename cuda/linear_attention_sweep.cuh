@@ -99,7 +99,8 @@ struct SweepEnergy {
   SweepOperand factor;
   std::int64_t block_stride;  // from one value block's sums to the next one's
   float sign;
-  bool adds;  // to what is there already
+  bool adds;     // to what is there already
+  bool aligned;  // rows of channels are whole float4
 };
 
 struct SweepRole {
@@ -138,6 +139,7 @@ struct SweepLayout {
   int segment_decay;                          // kKeyChannel: product of the D so far
   int tail;                                   // the state's tail tiles, thread by thread
   int output;                                 // a 16 x 16 float tile a warp
+  int value_rest;                             // second part of a warp's decayed v', kValueChannel
   int row_sums;                               // energies by warp and token
   int bytes;
 };
@@ -161,8 +163,9 @@ struct SweepArguments {
 /// Value' channels of a warp.
 inline constexpr int kChannelsPerWarp = kFragmentRows;
 
-/// Segments of a sequence are whole multiples of this many tokens, a multiple of every kernel's stage:
-/// sweeps that share the states of segments cut time at the same places.
+/// Segments of a sequence are whole multiples of this many tokens. One number for all kernels:
+/// sweeps that share the states of segments must cut time at the same places. A multiple of every
+/// stage, so that only a sequence's last stage is ragged.
 inline constexpr int kSegmentUnit = 64;
 
 /// How a role's work is cut into blocks on the current device.

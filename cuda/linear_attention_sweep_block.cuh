@@ -27,7 +27,7 @@ struct SweepShape {
   /// Tokens of a stage. 64 where they fit: fp32 tiles and fp32 decays of 64 tokens would leave no
   /// room for two stages, and the outputs of 64 tokens none for a state of 256 columns in
   /// registers. 256 columns with their decays and decayed copies fit a small device only at 16.
-  static constexpr int kStage = kScalar && sizeof(T) == 2 && kKey <= 128                ? 64
+  static constexpr int kStage = kScalar && sizeof(T) == 2 && kKey <= 128           ? 64
                                 : kDecay == SweepDecay::kKeyChannel && kKey == 256 ? 16
                                                                                    : 32;
   static constexpr int kStep = kScalar ? kStage : 16;
@@ -41,6 +41,7 @@ struct SweepShape {
   // Odd multiples of 8: rows of a fragment fall in distinct banks.
   static constexpr int kKeyLd = kKeyColumns + 8;
   static constexpr int kPairLd = kStep + 8;
+  static constexpr int kRestLd = 16 + 8;
   // The fp32 pairs of a channel step and the output tile of a warp: rows of float4.
   static constexpr int kFloatLd = 20;
   using Table = ScalarDecayTable<kStage>;
@@ -192,6 +193,13 @@ class Sweep {
     if constexpr (Shape::kScalar) flush_energy(previous(item));
   }
 
+  /// Operands are rounded to T, or, where the decay's gradient is wanted, taken in two parts: the
+  /// rounded value and the rounded rest. That gradient is a sum over the sequence of differences
+  /// q dq - k dk in which almost everything cancels, so dq and dk must agree far beyond T.
+  __device__ __forceinline__ int parts() const {
+    return sizeof(T) == 2 && role_.energy.data != nullptr ? 2 : 1;
+  }
+
   // ---- what lies where ----
 
   template <typename Element>
@@ -294,7 +302,7 @@ class Sweep {
                     arguments_.layout.decay_ld, decay_columns());
     }
     if constexpr (kDecay == SweepDecay::kKeyChannel) {
-      // Tail columns of the decayed tiles; the rest is written by decay_items.
+      // Past kKey; the rest is written by decay_keys.
       clear_columns(at<T>(arguments_.layout.decayed_query), Shape::kStage, Shape::kKeyLd, kKey);
       clear_columns(at<T>(arguments_.layout.decayed_key), Shape::kStage, Shape::kKeyLd, kKey);
     }
@@ -342,7 +350,7 @@ class Sweep {
     const int mask = (1 << operand.unit_shift) - 1;
     if (operand.aligned) {
       const T* source = static_cast<const T*>(operand.data);
-#pragma unroll 2
+#pragma unroll 4
       for (int i = threadIdx.x; i < units; i += blockDim.x) {
         const int row = i >> operand.unit_shift;
         const int column = (i & mask) * kVector;
@@ -353,7 +361,7 @@ class Sweep {
         }
       }
     } else {
-#pragma unroll 2
+#pragma unroll 4
       for (int i = threadIdx.x; i < units; i += blockDim.x) {
         const int row = i >> operand.unit_shift;
         const int column = i & mask;
@@ -407,7 +415,14 @@ class Sweep {
   }
 
   __device__ __forceinline__ void prepare_table(int chunk, const LogDecays& log_decays) {
-    if (warp_id() == warps() - 1) build_table(table(chunk), log_decays.of);
+    if (warp_id() == warps() - 1 && !has_table(chunk)) build_table(table(chunk), log_decays.of);
+  }
+  /// Whether the table of two chunks before, in the same place, is this chunk's as well: a constant
+  /// decay, and all tokens of both chunks have it.
+  __device__ __forceinline__ bool has_table(int chunk) const {
+    return arguments_.decay.form != DecayForm::kPerToken && chunk >= 2 &&
+           valid_tokens(chunk) == arguments_.chunk_tokens &&
+           (!role_.reversed || first_of(chunk - 2) > 0);
   }
 
   /// Channels of this block that decay: those of k', or this block's of v'.
@@ -479,15 +494,14 @@ class Sweep {
   __device__ void load_state();
   __device__ void store_state();
   __device__ void store_pairing();
-  /// The decay of the whole segment so far: one number, or one a decaying channel of the block. The
-  /// thread that multiplies an element is always the same.
+  /// The decay of the whole segment so far: one number, or one a decaying channel of the block.
   __device__ float* segment_decay() const;
   __device__ int segment_decay_channels() const;
   __device__ void clear_segment_decay() const;
   __device__ void store_segment_decay() const;
   /// The state rounded to T, as A operands scaled down by a power of two where T is __half.
   __device__ BinaryScale state_scale() const;
-  __device__ FragmentA<T> state_operand(int key_step, float down) const;
+  __device__ FragmentA<T> state_operand(int key_step, float down, int part) const;
   /// outputs += S^T Q^T for kTiles * 8 tokens of `query`; with __half the result is to be scaled up
   /// by what is returned.
   template <int kTiles>
@@ -501,8 +515,8 @@ class Sweep {
   // ---- a chunk with scalar decays (linear_attention_sweep_scalar.cuh) ----
 
   __device__ void scalar_item(int chunk, int member);
-  /// P = pair_scale lower(Q K^T) W, 16 x 16 blocks dealt out to the warps.
-  __device__ void scalar_pairs(const T* query, const T* key, const Table& decays);
+  /// One part of P = pair_scale lower(Q K^T) W, 16 x 16 blocks dealt out to the warps.
+  __device__ void scalar_pairs(const T* query, const T* key, const Table& decays, int part);
   /// products = Q K^T of 16 queries and 16 keys.
   __device__ void multiply_pairs(Accumulator (&products)[2], const T* query, const T* key) const;
   /// O^T += V^T P^T.
@@ -546,6 +560,7 @@ class Sweep {
   __device__ void emit_energy(const float (&values)[8], int local, int at_token, int channel,
                               bool inside, int member) const;
   __device__ std::int64_t energy_index(int at_token) const;
+  __device__ bool adds_energy(int member) const;
   __device__ void add_energy(float& destination, float product, int member) const;
   /// Sums of a finished item over the warps, in their order.
   __device__ void flush_energy(Item item);

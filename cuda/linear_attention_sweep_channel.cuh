@@ -256,24 +256,33 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::value_channel_step(int c
   }
   if (adds_to_state(member)) {
     // v' R in place: no other warp reads these columns, and nothing reads them raw after this.
+    T* rest = at<T>(arguments_.layout.value_rest) + warp_id() * 16 * Shape::kRestLd;
     float suffix = 1.0f;
 #pragma unroll
     for (int j = 15; j >= 0; --j) {
       if (j / 8 == lane_id() / 16) {
         T& element = value[j * arguments_.layout.value_ld + channel];
-        element = from_float<T>(to_float(element) * suffix);
+        const float weighted = to_float(element) * suffix;
+        element = from_float<T>(weighted);
+        if (parts() == 2) rest[j * Shape::kRestLd + channel] = from_float<T>(residue<T>(weighted));
       }
       suffix *= decay[j * arguments_.layout.decay_ld];
     }
     warp_sync();
-    const FragmentA<T> values[1] = {load_a_trans(value, arguments_.layout.value_ld)};
     if (!decays_state(member)) product = 1.0f;
     if (lane_id() < kChannelsPerWarp) {
       segment_decay()[warp_id() * kChannelsPerWarp + lane_id()] *= product;
     }
-    const float row_decay[2] = {shuffle_idx(product, lane_id() / 4),
-                                shuffle_idx(product, lane_id() / 4 + 8)};
-    update_state(values, key, [&](int, int i) { return row_decay[i / 2]; });
+    float row_decay[2] = {shuffle_idx(product, lane_id() / 4),
+                          shuffle_idx(product, lane_id() / 4 + 8)};
+#pragma unroll 1
+    for (int part = 0; part < parts(); ++part) {
+      const FragmentA<T> values[1] = {part == 0
+                                          ? load_a_trans(value, arguments_.layout.value_ld)
+                                          : load_a_trans(rest, Shape::kRestLd)};
+      update_state(values, key, [&](int, int i) { return row_decay[i / 2]; });
+      row_decay[0] = row_decay[1] = 1.0f;
+    }
     warp_sync();
   }
 }

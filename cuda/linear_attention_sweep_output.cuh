@@ -93,14 +93,27 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::emit_energy(const float 
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += products[i];
     sum += shuffle_xor(sum, 1);
-    if (lane_id() % 2 == 0)
+    if (lane_id() % 2 == 0) {
       at<float>(arguments_.layout.row_sums)[warp_id() * Shape::kStage + local] = sum;
+    }
   } else if (columns > 0) {
     float* destination = energy.data + energy_index(at_token) * value_columns() + channel;
+    if (energy.aligned && columns >= 8) {
+      auto* vectors = reinterpret_cast<float4*>(destination);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (i < columns) {
-        add_energy(destination[i], products[i], member);
+      for (int half = 0; half < 2; ++half) {
+        float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (adds_energy(member)) four = vectors[half];
+        four.x += energy.sign * products[4 * half];
+        four.y += energy.sign * products[4 * half + 1];
+        four.z += energy.sign * products[4 * half + 2];
+        four.w += energy.sign * products[4 * half + 3];
+        vectors[half] = four;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (i < columns) add_energy(destination[i], products[i], member);
       }
     }
   }
@@ -113,12 +126,16 @@ __device__ __forceinline__ std::int64_t Sweep<T, kKey, kDecay>::energy_index(int
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
+__device__ __forceinline__ bool Sweep<T, kKey, kDecay>::adds_energy(int member) const {
+  return role_.energy.adds || (role_.query.per_query_head && member > 0);
+}
+
+template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ void Sweep<T, kKey, kDecay>::add_energy(float& destination,
                                                                    float product,
                                                                    int member) const {
   const float energy = role_.energy.sign * product;
-  const bool adds = role_.energy.adds || (role_.query.per_query_head && member > 0);
-  destination = adds ? destination + energy : energy;
+  destination = adds_energy(member) ? destination + energy : energy;
 }
 
 template <typename T, int kKey, SweepDecay kDecay>

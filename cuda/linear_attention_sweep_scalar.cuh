@@ -13,21 +13,26 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_item(int chunk, i
   const T* value = value_tile(chunk, member) + warp_id() * kChannelsPerWarp;
   const Table& decays = table(chunk);
   if (reads()) {
-    scalar_pairs(query, key, decays);
-    if (opens_output(member)) {
+#pragma unroll 1
+    for (int part = 0; part < parts(); ++part) {
+      if (part > 0) block_sync();  // the first part of P is done with
+      scalar_pairs(query, key, decays, part);
+      if (part == 0 && opens_output(member)) {
 #pragma unroll
-      for (int tile = 0; tile < kOutputTiles; ++tile) outputs_[tile] = Accumulator{};
-      const float scale = role_.read_scale * read_state(outputs_, query);
+        for (int tile = 0; tile < kOutputTiles; ++tile) outputs_[tile] = Accumulator{};
+        const float scale = role_.read_scale * read_state(outputs_, query);
 #pragma unroll
-      for (int tile = 0; tile < kOutputTiles; ++tile) {
+        for (int tile = 0; tile < kOutputTiles; ++tile) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          outputs_[tile].x[i] *= scale * decays.prefix[tile * kFragmentCols + Accumulator::col(i)];
+          for (int i = 0; i < 4; ++i) {
+            outputs_[tile].x[i] *=
+                scale * decays.prefix[tile * kFragmentCols + Accumulator::col(i)];
+          }
         }
       }
+      block_sync();  // P is complete
+      scalar_outputs(value);
     }
-    block_sync();  // P is complete
-    scalar_outputs(value);
     if (closes_output(member)) {
       // One copy of the long code below: only the choice of registers is unrolled.
 #pragma unroll 1
@@ -46,22 +51,26 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_item(int chunk, i
     }
   }
   if (adds_to_state(member)) {
-    FragmentA<T> values[Shape::kBlocks];
-#pragma unroll
-    for (int block = 0; block < Shape::kBlocks; ++block) {
-      values[block] =
-          load_a_trans(value + 16 * block * arguments_.layout.value_ld, arguments_.layout.value_ld);
-      scale_columns(values[block], decays.suffix + 16 * block);
-    }
-    const float decay = decays_state(member) ? decays.total : 1.0f;
-    update_state(values, key, [decay](int, int) { return decay; });
+    float decay = decays_state(member) ? decays.total : 1.0f;
     if (decays_state(member) && threadIdx.x == 0) segment_decay()[0] *= decay;
+#pragma unroll 1
+    for (int part = 0; part < parts(); ++part) {
+      FragmentA<T> values[Shape::kBlocks];
+#pragma unroll
+      for (int block = 0; block < Shape::kBlocks; ++block) {
+        const int ld = arguments_.layout.value_ld;
+        values[block] = load_a_trans(value + 16 * block * ld, ld);
+        scale_columns(values[block], decays.suffix + 16 * block, part);
+      }
+      update_state(values, key, [decay](int, int) { return decay; });
+      decay = 1.0f;
+    }
   }
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_pairs(const T* query, const T* key,
-                                                                     const Table& decays) {
+                                                                     const Table& decays, int part) {
   T* pairs = at<T>(arguments_.layout.pairs);
   int index = 0;
   for (int row = 0; row < Shape::kBlocks; ++row) {
@@ -92,6 +101,10 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_pairs(const T* qu
         }
         if (lane_id() == 0)
           at<float>(arguments_.layout.pair_scale)[row * Shape::kBlocks + column] = scale.up;
+      }
+      if (part > 0) {
+        products[0] = residue<T>(products[0]);
+        products[1] = residue<T>(products[1]);
       }
       store_accumulator_pair(pairs + 16 * row * Shape::kPairLd + 16 * column, Shape::kPairLd,
                              products[0], products[1]);

@@ -146,7 +146,8 @@ __device__ __forceinline__ BinaryScale Sweep<T, kKey, kDecay>::state_scale() con
 
 template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ FragmentA<T> Sweep<T, kKey, kDecay>::state_operand(int key_step,
-                                                                              float down) const {
+                                                                              float down,
+                                                                              int part) const {
   const bool is_tail = key_step == Shape::kKeySteps;
   Accumulator left = is_tail ? tail(0) : state_[2 * key_step];
   Accumulator right = is_tail ? tail(1) : state_[2 * key_step + 1];
@@ -157,6 +158,10 @@ __device__ __forceinline__ FragmentA<T> Sweep<T, kKey, kDecay>::state_operand(in
       right.x[i] *= down;
     }
   }
+  if (part > 0) {
+    left = residue<T>(left);
+    right = residue<T>(right);
+  }
   return to_a<T>(left, right);
 }
 
@@ -165,16 +170,19 @@ template <int kTiles>
 __device__ __forceinline__ float Sweep<T, kKey, kDecay>::read_state(Accumulator (&outputs)[kTiles],
                                                                     const T* query) const {
   const BinaryScale scale = state_scale();
+#pragma unroll 1
+  for (int part = 0; part < parts(); ++part) {
 #pragma unroll
-  for (int key_step = 0; key_step < Shape::kAllKeySteps; ++key_step) {
-    if (key_step == Shape::kKeySteps && !has_tail()) break;
-    const FragmentA<T> state = state_operand(key_step, scale.down);
+    for (int key_step = 0; key_step < Shape::kAllKeySteps; ++key_step) {
+      if (key_step == Shape::kKeySteps && !has_tail()) break;
+      const FragmentA<T> state = state_operand(key_step, scale.down, part);
 #pragma unroll
-    for (int tile = 0; tile < kTiles; tile += 2) {
-      const FragmentBPair<T> queries =
-          load_b_pair(query + tile * kFragmentCols * Shape::kKeyLd + 16 * key_step, Shape::kKeyLd);
-      mma(outputs[tile], state, queries.left);
-      mma(outputs[tile + 1], state, queries.right);
+      for (int tile = 0; tile < kTiles; tile += 2) {
+        const FragmentBPair<T> queries = load_b_pair(
+            query + tile * kFragmentCols * Shape::kKeyLd + 16 * key_step, Shape::kKeyLd);
+        mma(outputs[tile], state, queries.left);
+        mma(outputs[tile + 1], state, queries.right);
+      }
     }
   }
   return scale.up;

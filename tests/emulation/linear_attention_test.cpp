@@ -1,6 +1,9 @@
 // The CUDA kernels of linear attention, run by the SIMT emulation, against the plain recurrence in
-// double: forward, every gradient, and the step. The backward of the recurrence keeps all states and
-// takes the decay's gradient from its definition, so it shares nothing with the kernels' formulas.
+// double: forward, every gradient, and the step. The backward of the recurrence keeps all states
+// and takes the decay's gradient from its definition, so it shares nothing with the kernels'
+// formulas.
+#include "rankone/linear_attention.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,7 +16,6 @@
 #include "cpp/check.h"
 #include "linear_attention_sweep_kernel.cuh"
 #include "primitives/convert.cuh"
-#include "rankone/linear_attention.h"
 #include "simt.h"
 
 namespace {
@@ -64,8 +66,8 @@ struct Problem {
     std::ostringstream text;
     text << "form " << static_cast<int>(form) << " dtype " << static_cast<int>(dtype) << " batch "
          << batch << " time " << time << " heads " << heads << "/" << kv_heads << " dims "
-         << key_dim << "x" << value_dim << (ones_column ? "+1" : "") << " sequences "
-         << sequences() << " layout " << static_cast<int>(layout) << ": ";
+         << key_dim << "x" << value_dim << (ones_column ? "+1" : "") << " sequences " << sequences()
+         << " layout " << static_cast<int>(layout) << ": ";
     return text.str();
   }
 };
@@ -167,9 +169,8 @@ Tensor make_tensor(int64_t batch, int64_t time, int64_t heads, int64_t dim, Data
     for (int64_t t = 0; t < time; ++t) {
       for (int64_t h = 0; h < heads; ++h) {
         for (int64_t c = 0; c < dim; ++c) {
-          write_element(
-              data + (b * batch_stride + t * time_stride + h * head_stride + c) * size, dtype,
-              tensor.values[index++]);
+          write_element(data + (b * batch_stride + t * time_stride + h * head_stride + c) * size,
+                        dtype, tensor.values[index++]);
         }
       }
     }
@@ -301,8 +302,7 @@ Results reference(const Problem& p, const Data& data) {
             s = decay(t, c) * s + data.k.values[key(t, c)] * value(t, j);
             for (int64_t m = 0; m < group; ++m) {
               r.output[output(t, m, j)] += p.scale * data.q.values[query(t, m, c)] * s;
-              r.q_grad[query(t, m, c)] +=
-                  p.scale * s * data.output_grad.values[output(t, m, j)];
+              r.q_grad[query(t, m, c)] += p.scale * s * data.output_grad.values[output(t, m, j)];
             }
           }
         }
@@ -366,8 +366,9 @@ Results reference(const Problem& p, const Data& data) {
 
 LinearAttentionInputs make_inputs(const Problem& p, const Data& data) {
   LinearAttentionInputs inputs;
-  inputs.shape = {p.batch,   p.time,      p.heads,
-                  p.kv_heads, p.key_dim,  p.value_dim,
+  inputs.shape = {p.batch,       p.time,
+                  p.heads,       p.kv_heads,
+                  p.key_dim,     p.value_dim,
                   p.ones_column, p.cu_seqlens.empty() ? nullptr : p.cu_seqlens.data(),
                   p.sequences()};
   inputs.dtype = p.dtype;
@@ -420,16 +421,15 @@ KernelOutputs run_kernels(const Problem& p, const Data& data) {
       static_cast<std::size_t>(p.sequences() * p.kv_heads * p.key_dim * p.value_columns());
   const bool per_head = p.form == DecayForm::kPerHead;
   const DataType single = DataType::kFloat32;
-  KernelOutputs outputs{
-      Output(data.output_grad.values.size(), p.ones_column ? single : p.dtype),
-      Output(states, single),
-      Output(data.q.values.size(), p.dtype),
-      Output(data.k.values.size(), p.dtype),
-      Output(data.v.values.size(), p.dtype),
-      Output(per_head ? static_cast<std::size_t>(p.sequences() * p.kv_heads)
-                      : data.log_decay.values.size(),
-             single),
-      Output(states, single)};
+  KernelOutputs outputs{Output(data.output_grad.values.size(), p.ones_column ? single : p.dtype),
+                        Output(states, single),
+                        Output(data.q.values.size(), p.dtype),
+                        Output(data.k.values.size(), p.dtype),
+                        Output(data.v.values.size(), p.dtype),
+                        Output(per_head ? static_cast<std::size_t>(p.sequences() * p.kv_heads)
+                                        : data.log_decay.values.size(),
+                               single),
+                        Output(states, single)};
   const LinearAttentionInputs inputs = make_inputs(p, data);
 
   LinearAttentionForward forward;
@@ -447,8 +447,7 @@ KernelOutputs run_kernels(const Problem& p, const Data& data) {
   backward.q_grad = outputs.q_grad.data();
   backward.k_grad = outputs.k_grad.data();
   backward.v_grad = outputs.v_grad.data();
-  backward.log_decay_grad =
-      p.form == DecayForm::kNone ? nullptr : outputs.log_decay_grad.data();
+  backward.log_decay_grad = p.form == DecayForm::kNone ? nullptr : outputs.log_decay_grad.data();
   backward.initial_state_grad = outputs.initial_state_grad.data();
   Output backward_workspace(rankone::cuda::linear_attention_backward_workspace(backward) / 4,
                             single);
@@ -790,8 +789,8 @@ void a_step_is_one_token_of_the_recurrence() {
   }
 }
 
-/// The smallest of the supported devices, compute capability 8.6 and 12.0, allow 99 KB a block; here
-/// is the most that one warp and one stage take.
+/// The smallest of the supported devices, compute capability 8.6 and 12.0, allow 99 KB a block;
+/// here is the most that one warp and one stage take.
 void every_kernel_fits_a_small_device() {
   using namespace rankone::cuda;
   constexpr int kSmallDevice = 99 * 1024;
@@ -830,8 +829,7 @@ int main(int argc, char** argv) {
       {{"every form and length matches the recurrence",
         every_form_and_length_matches_the_recurrence},
        {"every head dim matches the recurrence", every_head_dim_matches_the_recurrence},
-       {"every dtype and form matches the recurrence",
-        every_dtype_and_form_matches_the_recurrence},
+       {"every dtype and form matches the recurrence", every_dtype_and_form_matches_the_recurrence},
        {"grouped heads share one state", grouped_heads_share_one_state},
        {"packed sequences restart and may be empty", packed_sequences_restart_and_may_be_empty},
        {"a ones column is a column of v", a_ones_column_is_a_column_of_v},
