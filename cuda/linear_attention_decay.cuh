@@ -124,7 +124,8 @@ __device__ __forceinline__ Accumulator residue(Accumulator tile) {
   return tile;
 }
 
-/// A[m][k] *= factors[k]: the product rounded to T (part 0), or what rounding leaves of it (part 1).
+/// A[m][k] *= factors[k]: the product rounded to T (part 0), or what rounding leaves of it (part
+/// 1).
 template <typename T>
 __device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* factors, int part) {
   const int t = lane_id() % 4;

@@ -277,9 +277,8 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::value_channel_step(int c
                           shuffle_idx(product, lane_id() / 4 + 8)};
 #pragma unroll 1
     for (int part = 0; part < parts(); ++part) {
-      const FragmentA<T> values[1] = {part == 0
-                                          ? load_a_trans(value, arguments_.layout.value_ld)
-                                          : load_a_trans(rest, Shape::kRestLd)};
+      const FragmentA<T> values[1] = {part == 0 ? load_a_trans(value, arguments_.layout.value_ld)
+                                                : load_a_trans(rest, Shape::kRestLd)};
       update_state(values, key, [&](int, int i) { return row_decay[i / 2]; });
       row_decay[0] = row_decay[1] = 1.0f;
     }

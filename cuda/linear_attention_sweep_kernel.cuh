@@ -54,9 +54,9 @@ SweepLayout make_layout(int warps, int stages) {
   layout.tail =
       take(Shape::kTail > 0 ? 2 * warps * kWarpSize * static_cast<int>(sizeof(Accumulator)) : 0);
   layout.output = take(warps * 16 * Shape::kFloatLd * kFloat);
-  layout.value_rest = take(
-      kDecay == SweepDecay::kValueChannel && sizeof(T) == 2 ? warps * 16 * Shape::kRestLd * kElement
-                                                            : 0);
+  layout.value_rest = take(kDecay == SweepDecay::kValueChannel && sizeof(T) == 2
+                               ? warps * 16 * Shape::kRestLd * kElement
+                               : 0);
   layout.row_sums = take(warps * Shape::kStage * kFloat);
   return layout;
 }

@@ -70,7 +70,8 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_item(int chunk, i
 
 template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_pairs(const T* query, const T* key,
-                                                                     const Table& decays, int part) {
+                                                                     const Table& decays,
+                                                                     int part) {
   T* pairs = at<T>(arguments_.layout.pairs);
   int index = 0;
   for (int row = 0; row < Shape::kBlocks; ++row) {

@@ -38,10 +38,10 @@ struct DeltaRuleShape {
 struct DeltaRuleInputs {
   DeltaRuleShape shape;
   DataType dtype = DataType::kFloat32;
-  ConstTokens q;     // (batch, time, heads, key_dim)
-  ConstTokens k;     // (batch, time, heads, key_dim)
-  ConstTokens v;     // (batch, time, value_heads, value_dim)
-  ConstTokens beta;  // (batch, time, value_heads)
+  ConstTokens q;                            // (batch, time, heads, key_dim)
+  ConstTokens k;                            // (batch, time, heads, key_dim)
+  ConstTokens v;                            // (batch, time, value_heads, value_dim)
+  ConstTokens beta;                         // (batch, time, value_heads)
   DecayForm decay_form = DecayForm::kNone;  // kNone, kPerToken or kPerChannel
   ConstTokens log_decay;                    // (batch, time, value_heads[, key_dim])
   const void* initial_state = nullptr;      // (num_sequences, value_heads, key_dim, value_dim)

@@ -102,8 +102,7 @@ namespace cuda {
 /// `workspace` is device memory of at least the size the matching function below returns for the
 /// same problem (0 bytes: may be null). Nothing synchronises; errors of the launch are thrown as
 /// CudaError.
-void linear_attention_forward(const LinearAttentionForward& problem, void* workspace,
-                              void* stream);
+void linear_attention_forward(const LinearAttentionForward& problem, void* workspace, void* stream);
 void linear_attention_backward(const LinearAttentionBackward& problem, void* workspace,
                                void* stream);
 void linear_attention_step(const LinearAttentionStep& problem, void* stream);
