@@ -472,7 +472,6 @@ void expect_close(const std::string& what, const std::vector<double>& actual,
                   double tolerance) {
   check::equal(actual.size(), expected.size(), what + " size");
   const double error = relative_error(actual, expected, magnitude);
-  if (std::getenv("SHOW_ERRORS") != nullptr) std::printf("%s %.2e\n", what.c_str(), error);
   std::ostringstream text;
   text << what << ": relative error " << error << ", allowed " << tolerance;
   check::that(error <= tolerance, text.str());
