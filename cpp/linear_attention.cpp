@@ -75,8 +75,7 @@ void check(const LinearAttentionInputs& inputs) {
           "expected a positive multiple of kv_heads = " + std::to_string(shape.kv_heads) +
               got(shape.heads));
   const std::string dims = "expected 1 to " + std::to_string(kMaxHeadDim);
-  require(shape.key_dim >= 1 && shape.key_dim <= kMaxHeadDim, "key_dim",
-          dims + got(shape.key_dim));
+  require(shape.key_dim >= 1 && shape.key_dim <= kMaxHeadDim, "key_dim", dims + got(shape.key_dim));
   require(shape.value_dim >= 1 && shape.value_dim <= kMaxHeadDim, "value_dim",
           dims + got(shape.value_dim));
   require(std::isfinite(inputs.scale), "scale", "expected a finite number");
@@ -157,8 +156,8 @@ ConstTokens contiguous(const void* data, std::int64_t time, std::int64_t heads,
 SweepOutput output_of(void* data, DataType dtype, const Sequence& sequence, std::int64_t head,
                       std::int64_t time, std::int64_t heads, std::int64_t columns) {
   SweepOutput output;
-  output.data = advance(
-      data, ((sequence.batch * time + sequence.begin) * heads + head) * columns, dtype);
+  output.data =
+      advance(data, ((sequence.batch * time + sequence.begin) * heads + head) * columns, dtype);
   output.time_stride = heads * columns;
   output.head_stride = columns;
   output.dtype = dtype;
@@ -174,8 +173,8 @@ Operands operands_of(const LinearAttentionInputs& inputs, const Sequence& sequen
                      std::int64_t kv_head) {
   const LinearAttentionShape& shape = inputs.shape;
   Operands operands;
-  operands.q = rows_of(inputs.q, inputs.dtype, sequence, kv_head * shape.group_size(),
-                       shape.key_dim);
+  operands.q =
+      rows_of(inputs.q, inputs.dtype, sequence, kv_head * shape.group_size(), shape.key_dim);
   operands.q.factor = inputs.scale;
   operands.k = rows_of(inputs.k, inputs.dtype, sequence, kv_head, shape.key_dim);
   operands.v = rows_of(inputs.v, inputs.dtype, sequence, kv_head, shape.value_dim);
@@ -237,8 +236,7 @@ SweepTask forward_task(const LinearAttentionForward& problem, std::int64_t n, st
   task.output = output_of(problem.output, output_type(inputs), sequence, head * shape.group_size(),
                           shape.time, shape.heads, shape.value_columns());
   const DataType type = state_type(inputs.dtype);
-  const std::int64_t state =
-      (n * shape.kv_heads + head) * shape.key_dim * shape.value_columns();
+  const std::int64_t state = (n * shape.kv_heads + head) * shape.key_dim * shape.value_columns();
   task.state_in = advance(inputs.initial_state, state, type);
   task.state_out = advance(problem.final_state, state, type);
   task.state_row_stride = shape.value_columns();
@@ -271,9 +269,9 @@ SweepTask backward_task(const LinearAttentionBackward& problem, DecayGradientBuf
   const void* final_state_grad = advance(problem.final_state_grad, state, type);
   const bool decays = problem.log_decay_grad != nullptr;
 
-  SweepTask task = base_task(inputs, sequence, head,
-                             gradient == Gradient::kValue ? DecayAxis::kContraction
-                                                          : DecayAxis::kOutput);
+  SweepTask task =
+      base_task(inputs, sequence, head,
+                gradient == Gradient::kValue ? DecayAxis::kContraction : DecayAxis::kOutput);
   switch (gradient) {
     case Gradient::kQuery:
       task.x = output_grad;
@@ -344,8 +342,8 @@ class Workspaces {
  public:
   Workspaces(int count, std::size_t bytes)
       : bytes_((bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment),
-        memory_(static_cast<std::byte*>(::operator new(
-            static_cast<std::size_t>(count) * bytes_, std::align_val_t{kWorkspaceAlignment}))) {}
+        memory_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(count) * bytes_,
+                                                       std::align_val_t{kWorkspaceAlignment}))) {}
 
   void* of(int worker) const { return memory_.get() + static_cast<std::size_t>(worker) * bytes_; }
 
@@ -386,20 +384,19 @@ void run_sweeps(std::vector<SweepKind> kinds, const LinearAttentionShape& shape,
     bytes = std::max(bytes, table.sweep_workspace(widest, float64));
   }
   const std::int64_t num_tasks = heads * tiles;
-  const int workers = static_cast<int>(
-      std::min<std::int64_t>(std::max(num_threads, 1), num_tasks));
+  const int workers = static_cast<int>(std::min<std::int64_t>(std::max(num_threads, 1), num_tasks));
   const Workspaces workspaces(workers, bytes);
   parallel_for(num_tasks, workers, [&](std::int64_t index, int worker) {
     const std::int64_t sequence_head = index / tiles;
     std::int64_t tile = index % tiles;
     const SweepKind* kind = kinds.data();
     while (tile >= kind->tiles) tile -= (kind++)->tiles;
-    SweepTask task = make_task(kind->gradient, sequence_head / shape.kv_heads,
-                               sequence_head % shape.kv_heads);
+    SweepTask task =
+        make_task(kind->gradient, sequence_head / shape.kv_heads, sequence_head % shape.kv_heads);
     const std::int64_t panels = panels_of(*kind);
     task.column_begin = static_cast<int>(tile * panels / kind->tiles * panel);
-    task.column_end = static_cast<int>(
-        std::min(kind->columns, (tile + 1) * panels / kind->tiles * panel));
+    task.column_end =
+        static_cast<int>(std::min(kind->columns, (tile + 1) * panels / kind->tiles * panel));
     table.sweep(task, float64, workspaces.of(worker));
   });
 }
@@ -461,8 +458,7 @@ void linear_attention_step(const LinearAttentionStep& problem, int num_threads) 
   require(shape.time == 1, "time", "expected 1" + got(shape.time));
   require(shape.cu_seqlens == nullptr, "cu_seqlens", "expected null in a step");
   require(problem.output != nullptr || shape.batch == 0, "output", "expected data, got null");
-  require(problem.state_out != nullptr || shape.batch == 0, "state_out",
-          "expected data, got null");
+  require(problem.state_out != nullptr || shape.batch == 0, "state_out", "expected data, got null");
   require(problem.state_out != inputs.initial_state || problem.state_out == nullptr, "state_out",
           "expected memory of its own, got the initial state's");
 

@@ -1,4 +1,5 @@
-// The CPU kernels of linear attention, for one instruction set: included once by the source of each.
+// The CPU kernels of linear attention, for one instruction set: included once by the source of
+// each.
 #pragma once
 
 #include "linear_attention_step_kernel.h"

@@ -1,10 +1,21 @@
-// How the kernels of linear attention read rows of any storage type into vectors.
+// How the kernels of linear attention read rows of any storage type into vectors, in which order,
+// and how they ask for them ahead of time.
 #pragma once
 
 #include "linear_attention_tasks.h"
 #include "simd.h"
 
 namespace rankone::cpu::RANKONE_ISA {
+
+/// Tokens of a sequence taken together, in the sweep's order: row 0 is the last one if reversed.
+struct Chunk {
+  std::int64_t first = 0;  // in time
+  int size = 0;
+  bool reverse = false;
+
+  std::int64_t time_of(int row) const { return reverse ? first + size - 1 - row : first + row; }
+  std::int64_t direction() const { return reverse ? -1 : 1; }
+};
 
 RANKONE_INLINE std::int64_t storage_bytes(DataType dtype) {
   switch (dtype) {
@@ -51,5 +62,61 @@ void read_rows(const SweepRows& rows, const void* data, std::int64_t stride, int
     }
   });
 }
+
+/// Rows that will be read or written next. They lie far apart, each a few cache lines, where the
+/// hardware's own prefetching helps little: every register tile asks for some of them while it
+/// computes.
+class UpcomingRows {
+ public:
+  void clear() { count_ = index_ = row_ = 0; }
+
+  /// Columns [begin, begin + width) of `count` rows from `time` on.
+  void add(const SweepRows& rows, std::int64_t time, std::int64_t direction, int head, int begin,
+           int width, int count) {
+    const int columns = smaller(width, rows.columns - begin);
+    if (columns <= 0 || count <= 0) return;
+    const std::int64_t element = storage_bytes(rows.dtype);
+    ranges_[count_++] = {static_cast<const char*>(rows.data) +
+                             (time * rows.time_stride + head * rows.head_stride + begin) * element,
+                         direction * rows.time_stride * element,
+                         static_cast<int>(columns * element), count};
+  }
+
+  /// Spreads the rows over that many calls of prefetch.
+  void spread(int calls) {
+    int rows = 0;
+    for (int i = 0; i < count_; ++i) rows += ranges_[i].rows;
+    per_call_ = (rows + calls - 1) / calls;
+  }
+
+  RANKONE_INLINE void prefetch() {
+    constexpr int kCacheLine = 64;
+    constexpr int kSecondLevelCache = 2;
+    for (int i = 0; i < per_call_ && index_ < count_; ++i) {
+      const Range& range = ranges_[index_];
+      const char* row = range.data + row_ * range.stride;
+      for (int byte = 0; byte < range.bytes; byte += kCacheLine) {
+        __builtin_prefetch(row + byte, 0, kSecondLevelCache);
+      }
+      if (++row_ == range.rows) {
+        row_ = 0;
+        ++index_;
+      }
+    }
+  }
+
+ private:
+  struct Range {
+    const char* data;
+    std::int64_t stride;
+    int bytes;
+    int rows;
+  };
+  static constexpr int kRanges = 6;  // x, y, z, the output, its partner and the decays
+
+  Range ranges_[kRanges];
+  int count_ = 0, per_call_ = 0;
+  int index_ = 0, row_ = 0;
+};
 
 }  // namespace rankone::cpu::RANKONE_ISA

@@ -15,7 +15,7 @@ struct SweepRows {
   std::int64_t time_stride = 0;
   std::int64_t head_stride = 0;
   DataType dtype = DataType::kFloat32;
-  int columns = 0;          // stored ones
+  int columns = 0;           // stored ones
   bool ones_column = false;  // one more column, all ones
   double factor = 1.0;       // multiplies every element
 
@@ -31,7 +31,8 @@ struct SweepOutput {
   double factor = 1.0;
 };
 
-/// Where the decays stand in a sweep's product of x y^T (contracted columns) and z (output columns).
+/// Where the decays stand in a sweep's product of x y^T (contracted columns) and z (output
+/// columns).
 enum class DecayAxis : int {
   kNone,         // no decay
   kScalar,       // one factor a token, or one for all tokens (log_decay_stride 0)
@@ -65,19 +66,20 @@ struct SweepTask {
   std::int64_t state_row_stride = 0, state_column_stride = 0;
 
   DecayGradient gradient = DecayGradient::kNone;
-  SweepRows partner;                    // q when recording, k when finishing; x_heads heads
-  void* log_decay_grad = nullptr;       // first token's; null for a decay shared by all tokens
+  SweepRows partner;               // q when recording, k when finishing; x_heads heads
+  void* log_decay_grad = nullptr;  // first token's; null for a decay shared by all tokens
   std::int64_t log_decay_grad_stride = 0;
   const void* final_state_grad = nullptr;  // recording: strides as of the state; null: zero
   double* terminal = nullptr;  // <S_T, dS_T> of every output column: written when recording
-  double* weighted_sum = nullptr;  // shared decay: sum over t of (t + 1) e_t, from one sweep to the other
+  double* weighted_sum =
+      nullptr;  // shared decay: sum over t of (t + 1) e_t, from one sweep to the other
   void* shared_decay_grad = nullptr;  // shared decay: the result, written when finishing
 };
 
 /// One token of one sequence and kv head.
 struct StepTask {
   SweepRows q, k, v;
-  int heads = 1;             // query heads
+  int heads = 1;                       // query heads
   DecayAxis decay = DecayAxis::kNone;  // kContraction: one a key channel
   const void* log_decay = nullptr;
   const void* state_in = nullptr;  // dense (key_dim, value_columns); null: zeros

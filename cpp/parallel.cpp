@@ -140,12 +140,12 @@ struct PoolCloser {
 Pool* make_pool() {
   static std::mutex making;
 #if defined(__unix__) || defined(__APPLE__)
-  static const int registered = pthread_atfork(
-      [] { making.lock(); }, [] { making.unlock(); },
-      [] {
-        current_pool.store(nullptr, std::memory_order_release);
-        making.unlock();
-      });
+  static const int registered =
+      pthread_atfork([] { making.lock(); }, [] { making.unlock(); },
+                     [] {
+                       current_pool.store(nullptr, std::memory_order_release);
+                       making.unlock();
+                     });
   static_cast<void>(registered);
 #endif
   const std::lock_guard lock(making);

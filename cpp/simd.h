@@ -282,7 +282,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr int kMantissaBits = 23;
   static constexpr std::int32_t kBias = 127;
-  static constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kRounder = 12582912.0F;    // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kLog2High = 0.693359375F;  // few bits: its product with n is exact
   static constexpr float kLog2Low = -2.12194440e-4F;
   static constexpr float kSmallest = -87.3365F;  // exp of less is below the normal numbers
@@ -302,7 +302,8 @@ struct ExpConstants<double> {
 /// exp(x) for x up to the type's largest exponent, as the rounded value (to about one unit in the
 /// last place) and what the rounding left out: exactly 1 and 0 at 0, exactly 0 where the result
 /// would not be a normal number, NaN at NaN. For |x| < log(2) / 2, `low` makes the pair accurate to
-/// about |x| units of the last place of 1, so that a power of exp(x) may be taken thousands of times.
+/// about |x| units of the last place of 1, so that a power of exp(x) may be taken thousands of
+/// times.
 template <typename T>
 RANKONE_INLINE Vec<T> exp(Vec<T> x, Vec<T>& low) {
   using C = ExpConstants<T>;
@@ -458,7 +459,8 @@ RANKONE_INLINE void store_storage(BFloat16* target, Vec<T> value) {
 template <typename T>
 RANKONE_INLINE Vec<T> load_storage(const Half* source) {
 #if RANKONE_ISA_LEVEL == 2
-  return Vec<T>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
+  return Vec<T>(
+      _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
 #elif RANKONE_ISA_LEVEL == 1
   return Vec<T>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
 #else

@@ -17,6 +17,13 @@ inline constexpr int kPanelVectors = 2;
 template <typename T>
 inline constexpr int kPanel = kPanelVectors * kLanes<T>;
 
+/// Where a vector of columns of one row lies in panels of `depth` rows.
+template <typename T>
+constexpr std::int64_t panel_offset(int depth, int row, int vector) {
+  return (static_cast<std::int64_t>(vector / kPanelVectors) * depth + row) * kPanel<T> +
+         (vector % kPanelVectors) * kLanes<T>;
+}
+
 /// Rows of a full register tile: with two vectors a row, its accumulators fill half the registers
 /// of AVX-512 (16 chains cover the latency of two multiply-add units) and 12 of 16 elsewhere.
 inline constexpr int kTileRows = kVectorRegisters == 32 ? 8 : 6;
@@ -149,8 +156,8 @@ RANKONE_INLINE void pack_transpose(const T* source, std::int64_t stride, int row
                                    T* panels) {
   constexpr int L = kLanes<T>;
   for (int row = 0; row < rows; row += L) {
-    T* panel = panels + static_cast<std::int64_t>(row / kPanel<T>)*columns * kPanel<T> +
-               row % kPanel<T>;
+    T* panel =
+        panels + static_cast<std::int64_t>(row / kPanel<T>) * columns * kPanel<T> + row % kPanel<T>;
     for (int column = 0; column < columns; column += L) {
       Vec<T> block[L];
 #pragma GCC unroll 16

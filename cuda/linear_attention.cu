@@ -225,25 +225,6 @@ int choose_segments(const LinearAttentionShape& shape, std::int64_t blocks) {
   return segments < kMinSegments ? 1 : static_cast<int>(segments);
 }
 
-/// Device memory handed out in aligned pieces; with a null start it only counts.
-class Workspace {
- public:
-  explicit Workspace(void* start) : start_(static_cast<std::byte*>(start)) {}
-
-  float* floats(std::int64_t count) {
-    constexpr std::size_t kAlignment = 256;
-    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
-    std::byte* piece = start_ == nullptr ? nullptr : start_ + used_;
-    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return count == 0 ? nullptr : reinterpret_cast<float*>(piece);
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  std::byte* start_;
-  std::size_t used_ = 0;
-};
-
 struct SegmentBuffers {
   int segments = 1;
   float* states = nullptr;  // (sequences, kv_heads, segments, key_dim, value_columns)
@@ -323,23 +304,14 @@ void start_segments(SweepDecay decay, SweepArguments arguments, const SegmentBuf
 
 // ---- forward ----
 
-/// A size that kernels hold in an int, with room to round up.
-int count(std::int64_t size, const char* name) {
-  constexpr std::int64_t kLargest = std::int64_t{1} << 30;
-  if (size > kLargest) {
-    throw ArgumentError(name, "expected at most 2^30 on CUDA, got " + std::to_string(size));
-  }
-  return static_cast<int>(size);
-}
-
 SweepArguments common_arguments(const LinearAttentionInputs& inputs) {
   const LinearAttentionShape& shape = inputs.shape;
   SweepArguments arguments{};
   arguments.decay = decay_source(inputs);
   arguments.cu_seqlens = shape.cu_seqlens;
-  arguments.time = count(shape.time, "time");
-  arguments.sequences = count(shape.num_sequences, "num_sequences");
-  arguments.kv_heads = count(shape.kv_heads, "kv_heads");
+  arguments.time = checked_count(shape.time, "time");
+  arguments.sequences = checked_count(shape.num_sequences, "num_sequences");
+  arguments.kv_heads = checked_count(shape.kv_heads, "kv_heads");
   arguments.group = static_cast<int>(shape.group_size());
   arguments.role_count = 1;
   arguments.segments = 1;
@@ -391,7 +363,7 @@ void forward(const LinearAttentionForward& problem, void* workspace_start, cudaS
   role.query = query_operand<T>(inputs);
   role.key = key_operand<T>(inputs);
   role.value = value_operand<T>(inputs);
-  role.output = contiguous_output<T>(problem.output, shape, shape.heads, shape.value_columns(),
+  role.output = contiguous_output<T>(problem.output, shape.time, shape.heads, shape.value_columns(),
                                      shape.ones_column);
   role.initial = along_keys(inputs.initial_state, shape);
   role.final = along_keys(problem.final_state, shape);
@@ -473,7 +445,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dq.query = output_grad_operand<T>(problem, shape.value_columns());
   dq.key = value_operand<T>(inputs);
   dq.value = key_operand<T>(inputs);
-  dq.output = contiguous_output<T>(problem.q_grad, shape, shape.heads, shape.key_dim, false);
+  dq.output = contiguous_output<T>(problem.q_grad, shape.time, shape.heads, shape.key_dim, false);
   dq.initial = along_values(inputs.initial_state, shape);
   dq.read_scale = scale;
   dq.pair_scale = scale;
@@ -499,7 +471,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dk.query = value_operand<T>(inputs);
   dk.key = output_grad_operand<T>(problem, shape.value_columns());
   dk.value = query_operand<T>(inputs);
-  dk.output = contiguous_output<T>(problem.k_grad, shape, shape.kv_heads, shape.key_dim, false);
+  dk.output = contiguous_output<T>(problem.k_grad, shape.time, shape.kv_heads, shape.key_dim, false);
   dk.initial = along_values(problem.final_state_grad, shape);
   dk.final = along_values(problem.initial_state_grad, shape);
   dk.decay_final = true;
@@ -514,7 +486,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dv.query = key_operand<T>(inputs);
   dv.key = query_operand<T>(inputs);
   dv.value = output_grad_operand<T>(problem, shape.value_dim);
-  dv.output = contiguous_output<T>(problem.v_grad, shape, shape.kv_heads, shape.value_dim, false);
+  dv.output = contiguous_output<T>(problem.v_grad, shape.time, shape.kv_heads, shape.value_dim, false);
   dv.initial = along_keys(problem.final_state_grad, shape);
   dv.read_scale = 1.0f;
   dv.pair_scale = scale;

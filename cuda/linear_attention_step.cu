@@ -21,9 +21,9 @@ constexpr int kStepWarps = kStepThreads / kWarpSize;
 constexpr int kStepColumns = 32;
 
 struct StepArguments {
-  SweepOperand query;
-  SweepOperand key;
-  SweepOperand value;  // with its ones column
+  TokenOperand query;
+  TokenOperand key;
+  TokenOperand value;  // with its ones column
   DecaySource decay;
   const float* state_in;  // or null
   float* state_out;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 
 #include "linear_attention_decay.cuh"
 #include "linear_attention_sweep.cuh"
@@ -13,6 +12,8 @@
 #include "primitives/launch.cuh"
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
+#include "state_tiles.cuh"
+#include "token_tiles.cuh"
 
 namespace rankone::cuda {
 
@@ -45,6 +46,11 @@ struct SweepShape {
   using Table = ScalarDecayTable<kStage>;
 };
 
+/// Start of the dynamic shared memory; a SweepLayout holds the offsets of what follows.
+struct alignas(kSharedAlignment) SharedRole {
+  SweepRole role;
+};
+
 template <typename T, int kKey, SweepDecay kDecay>
 SweepLayout make_layout(int warps, int stages) {
   using Shape = SweepShape<T, kKey, kDecay>;
@@ -60,6 +66,7 @@ SweepLayout make_layout(int warps, int stages) {
     layout.bytes += (size + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
     return start;
   };
+  layout.bytes = sizeof(SharedRole);
   layout.query = take(stages * kKeyTile);
   layout.key = take(stages * kKeyTile);
   layout.value = take(stages * Shape::kStage * layout.value_ld * kElement);
@@ -78,38 +85,6 @@ SweepLayout make_layout(int warps, int stages) {
   return layout;
 }
 
-/// Start of the dynamic shared memory; a SweepLayout holds the offsets into it.
-struct SharedBytes {
-  alignas(kSharedAlignment) unsigned char at[kSharedAlignment];
-};
-
-/// The smallest shift with 1 << shift >= count.
-__device__ __forceinline__ int ceil_log2(int count) {
-  int shift = 0;
-  while ((1 << shift) < count) ++shift;
-  return shift;
-}
-
-template <typename T>
-__device__ __forceinline__ float load_element(const void* data, std::int64_t offset,
-                                              bool is_float) {
-  return is_float ? static_cast<const float*>(data)[offset]
-                  : to_float(static_cast<const T*>(data)[offset]);
-}
-
-/// N neighbouring elements of a tile in shared memory, 4-element aligned.
-template <typename T>
-__device__ __forceinline__ float4 load_four(const T* source) {
-  if constexpr (sizeof(T) == 4) {
-    return *reinterpret_cast<const float4*>(source);
-  } else {
-    const uint2 bits = *reinterpret_cast<const uint2*>(source);
-    const float2 low = unpack<T>(bits.x);
-    const float2 high = unpack<T>(bits.y);
-    return make_float4(low.x, low.y, high.x, high.y);
-  }
-}
-
 template <typename T, int kKey, SweepDecay kDecay>
 class Sweep {
  public:
@@ -117,13 +92,12 @@ class Sweep {
                                    int value_block, int head, int sequence, int segment)
       : arguments_(arguments),
         role_(role),
-        shared_(shared_memory<SharedBytes>().at),
+        shared_(reinterpret_cast<unsigned char*>(&shared_memory<SharedRole>())),
         value_block_(value_block),
         segment_(segment),
         head_(head),
         sequence_(sequence) {
     const bool packed = arguments.cu_seqlens != nullptr;
-    batch_ = packed ? 0 : sequence;
     begin_ = packed ? static_cast<int>(arguments.cu_seqlens[sequence]) : 0;
     length_ = (packed ? static_cast<int>(arguments.cu_seqlens[sequence + 1]) : arguments.time) -
               begin_;
@@ -163,7 +137,7 @@ class Sweep {
       }
     }
     block_sync();
-    if (energy_pending_) flush_energy();
+    if constexpr (Shape::kScalar) flush_energy(previous(item));
     store_state();
     if (role_.segment_decay != nullptr) store_segment_decay();
   }
@@ -173,7 +147,6 @@ class Sweep {
   using Table = typename Shape::Table;
 
   static constexpr bool kHalf = std::is_same_v<T, __half>;
-  static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
   /// One head of a group in one chunk.
   struct Item {
@@ -185,6 +158,11 @@ class Sweep {
                                                : Item{item.chunk, item.member + 1};
   }
 
+  __device__ __forceinline__ Item previous(Item item) const {
+    return item.member == 0 ? Item{item.chunk - 1, arguments_.group - 1}
+                            : Item{item.chunk, item.member - 1};
+  }
+
   /// Waits for the item's tiles, and for all warps to be done with the item before.
   __device__ __forceinline__ void complete(Item item) {
     wait_async<0>();
@@ -192,7 +170,7 @@ class Sweep {
       if (item.member == 0) exponentiate_decays(item.chunk);
     }
     block_sync();
-    if (energy_pending_) flush_energy();
+    if constexpr (Shape::kScalar) flush_energy(previous(item));
   }
 
   // ---- what lies where ----
@@ -202,7 +180,7 @@ class Sweep {
     return reinterpret_cast<Element*>(shared_ + offset);
   }
 
-  __device__ __forceinline__ int slot(const SweepOperand& operand, int chunk, int member) const {
+  __device__ __forceinline__ int slot(const TokenOperand& operand, int chunk, int member) const {
     if (arguments_.stages == 1) return 0;
     return (operand.per_query_head ? chunk * arguments_.group + member : chunk) & 1;
   }
@@ -224,21 +202,30 @@ class Sweep {
     return at<Table>(arguments_.layout.table)[chunk & 1];
   }
   __device__ __forceinline__ float* output_tile() const {
-    return at<float>(arguments_.layout.output) + warp_ * 16 * Shape::kFloatLd;
+    return at<float>(arguments_.layout.output) + warp_id() * 16 * Shape::kFloatLd;
   }
 
+  __device__ __forceinline__ static int warps() {
+    return static_cast<int>(blockDim.x) / kWarpSize;
+  }
   __device__ __forceinline__ int key_columns() const {
     return role_.key.total_columns();
   }
+  __device__ __forceinline__ int batch() const {
+    return arguments_.cu_seqlens == nullptr ? sequence_ : 0;
+  }
+  __device__ __forceinline__ std::int64_t head_index() const {
+    return static_cast<std::int64_t>(sequence_) * arguments_.kv_heads + head_;
+  }
   __device__ __forceinline__ int value_columns() const { return role_.value.total_columns(); }
   __device__ __forceinline__ int first_channel() const {
-    return value_block_ * warps_ * kChannelsPerWarp;
+    return value_block_ * warps() * kChannelsPerWarp;
   }
   __device__ __forceinline__ bool has_tail() const { return key_columns() > kKey; }
   __device__ __forceinline__ bool reads() const { return role_.output.data != nullptr; }
   /// Columns of this block out of `columns`.
   __device__ __forceinline__ int block_columns(int columns) const {
-    return max(0, min(columns - first_channel(), warps_ * kChannelsPerWarp));
+    return max(0, min(columns - first_channel(), warps() * kChannelsPerWarp));
   }
   __device__ __forceinline__ int first_of(int chunk) const {
     return first_ + chunk * arguments_.chunk_tokens;
@@ -250,7 +237,7 @@ class Sweep {
   __device__ __forceinline__ int token(int position) const {
     return begin_ + (role_.reversed ? length_ - 1 - position : position);
   }
-  __device__ __forceinline__ int head_of(const SweepOperand& operand, int member) const {
+  __device__ __forceinline__ int head_of(const TokenOperand& operand, int member) const {
     return operand.per_query_head ? head_ * arguments_.group + member : head_;
   }
   /// Whether this item reads the state into the outputs, hands the outputs over, and adds to the
@@ -293,20 +280,12 @@ class Sweep {
     }
   }
 
-  template <typename Element>
-  __device__ __forceinline__ void clear_columns(Element* tile, int rows, int ld, int first) const {
-    const int width = ld - first;
-    for (int i = threadIdx.x; i < rows * width; i += blockDim.x) {
-      tile[i / width * ld + first + i % width] = from_float<Element>(0.0f);
-    }
-  }
-
   __device__ __forceinline__ void load_item(Item item) const {
     const auto [chunk, member] = item;
     // One loop body for the three operands: the code of a copy is long, its time is not.
 #pragma unroll 1
     for (int which = 0; which < 3; ++which) {
-      const SweepOperand& operand = which == 0   ? role_.query
+      const TokenOperand& operand = which == 0   ? role_.query
                                     : which == 1 ? role_.key
                                                  : role_.value;
       if (which == 0 && !reads()) continue;
@@ -326,41 +305,15 @@ class Sweep {
   }
 
   /// Rows of one chunk; zeros past the segment's end.
-  __device__ __forceinline__ void load_tile(T* tile, int ld, const SweepOperand& operand, Item item,
+  __device__ __forceinline__ void load_tile(T* tile, int ld, const TokenOperand& operand, Item item,
                                             int first_column, int columns,
                                             bool ones_column) const {
     const std::int64_t start =
-        operand.offset(batch_, token(first_of(item.chunk)), head_of(operand, item.member)) +
+        operand.offset(batch(), token(first_of(item.chunk)), head_of(operand, item.member)) +
         first_column;
     const std::int64_t step = role_.reversed ? -operand.time_stride : operand.time_stride;
     const int valid = valid_tokens(item.chunk);
-    const int units = arguments_.chunk_tokens << operand.unit_shift;
-    const int mask = (1 << operand.unit_shift) - 1;
-    if (operand.aligned) {
-      const T* source = static_cast<const T*>(operand.data);
-#pragma unroll 2
-      for (int i = threadIdx.x; i < units; i += blockDim.x) {
-        const int row = i >> operand.unit_shift;
-        const int column = (i & mask) * kVector;
-        if (column < columns) {
-          const bool inside = row < valid;
-          copy_async_16(tile + row * ld + column,
-                        inside ? source + start + row * step + column : source, inside);
-        }
-      }
-    } else {
-#pragma unroll 2
-      for (int i = threadIdx.x; i < units; i += blockDim.x) {
-        const int row = i >> operand.unit_shift;
-        const int column = i & mask;
-        if (column < columns) {
-          tile[row * ld + column] =
-              row < valid ? from_float<T>(load_element<T>(
-                                operand.data, start + row * step + column, operand.is_float))
-                          : from_float<T>(0.0f);
-        }
-      }
-    }
+    load_rows(tile, ld, operand, start, step, arguments_.chunk_tokens, valid, columns);
     if (ones_column) {
 #pragma unroll 1
       for (int row = threadIdx.x; row < arguments_.chunk_tokens; row += blockDim.x) {
@@ -389,13 +342,13 @@ class Sweep {
     LogDecays log_decays;
 #pragma unroll
     for (int i = 0; i < Shape::kStage / kWarpSize; ++i) {
-      const int position = first_of(chunk) + i * kWarpSize + lane_;
+      const int position = first_of(chunk) + i * kWarpSize + lane_id();
       log_decays.of[i] = 0.0f;
-      if (warp_ == warps_ - 1 && chunk < chunks_ && has_decay(position)) {
+      if (warp_id() == warps() - 1 && chunk < chunks_ && has_decay(position)) {
         if (arguments_.decay.form == DecayForm::kPerHead) {
           log_decays.of[i] = arguments_.decay.data[head_];
         } else if (arguments_.decay.form == DecayForm::kPerToken) {
-          log_decays.of[i] = *arguments_.decay.at(batch_, decay_token(position), head_);
+          log_decays.of[i] = *arguments_.decay.at(batch(), decay_token(position), head_);
         }
       }
     }
@@ -403,7 +356,7 @@ class Sweep {
   }
 
   __device__ __forceinline__ void prepare_table(int chunk, const LogDecays& log_decays) {
-    if (warp_ == warps_ - 1) build_table(table(chunk), log_decays.of);
+    if (warp_id() == warps() - 1) build_table(table(chunk), log_decays.of);
   }
 
   /// Channels of this block that decay: those of k', or this block's of v'.
@@ -435,7 +388,7 @@ class Sweep {
       if (column >= columns) continue;
       const int position = first_of(chunk) + row;
       const bool present = has_decay(position);
-      const float* source = present ? arguments_.decay.at(batch_, decay_token(position), head_) +
+      const float* source = present ? arguments_.decay.at(batch(), decay_token(position), head_) +
                                           decay_first_channel() + column
                                     : arguments_.decay.data;
       float* destination = tile + row * arguments_.layout.decay_ld + column;
@@ -467,30 +420,22 @@ class Sweep {
 
   /// Value' channel of the calling lane's accumulator rows lane/4 and lane/4 + 8.
   __device__ __forceinline__ int state_channel(int i) const {
-    return first_channel() + warp_ * kChannelsPerWarp + Accumulator::row(i);
+    return first_channel() + warp_id() * kChannelsPerWarp + Accumulator::row(i);
   }
 
+  /// Calls visit(element, place, i) for the lane's elements of the state, `place` being the one
+  /// they have in a state with the strides of `in`, and i that in the accumulator.
   template <typename Visit>
-  __device__ __forceinline__ void for_each_state(Visit visit) {
-#pragma unroll
-    for (int tile = 0; tile < 2 * (Shape::kKeySteps + 1); ++tile) {
-      if (tile >= 2 * Shape::kKeySteps && !has_tail()) break;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int key = tile * kFragmentCols + Accumulator::col(i);
-        const int channel = state_channel(i);
-        if (key < key_columns() && channel < value_columns()) {
-          visit(state_[tile].x[i], key, channel, i);
-        }
-      }
-    }
+  __device__ __forceinline__ void for_each_state(const SweepState& in, Visit visit) {
+    cuda::for_each_element(state_, first_channel() + warp_id() * kChannelsPerWarp,
+                           value_columns(), key_columns(), in.value_stride, in.key_stride, visit);
   }
 
   __device__ __forceinline__ void load_state() {
     if (role_.initial.data == nullptr) return;
     const float* source = role_.initial.slice(sequence_, head_, segment_);
-    for_each_state([&](float& element, int key, int channel, int) {
-      element = source[key * role_.initial.key_stride + channel * role_.initial.value_stride];
+    for_each_state(role_.initial, [&](float& element, std::int64_t place, int) {
+      element = source[place];
     });
   }
 
@@ -507,44 +452,41 @@ class Sweep {
           const float* log_decay =
               arguments_.decay.form == DecayForm::kPerHead
                   ? arguments_.decay.data + head_
-                  : arguments_.decay.at(batch_, begin_, head_) + (Shape::kScalar ? 0 : channel);
+                  : arguments_.decay.at(batch(), begin_, head_) + (Shape::kScalar ? 0 : channel);
           factor[half] = expf(*log_decay);
         }
       }
     }
     float* destination = role_.final.slice(sequence_, head_, segment_);
-    for_each_state([&](float& element, int key, int channel, int i) {
-      destination[key * role_.final.key_stride + channel * role_.final.value_stride] =
-          element * factor[i / 2];
+    for_each_state(role_.final, [&](float& element, std::int64_t place, int i) {
+      destination[place] = element * factor[i / 2];
     });
   }
 
   __device__ __forceinline__ void store_pairing() {
     const float* other = role_.pairing_with.slice(sequence_, head_, 0);
     float sums[2] = {0.0f, 0.0f};
-    for_each_state([&](float& element, int key, int channel, int i) {
-      sums[i / 2] += element * other[key * role_.pairing_with.key_stride +
-                                     channel * role_.pairing_with.value_stride];
+    for_each_state(role_.pairing_with, [&](float& element, std::int64_t place, int i) {
+      sums[i / 2] += element * other[place];
     });
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float sum = warp_sum(sums[half], 4);
       const int channel = state_channel(2 * half);
-      if (lane_ % 4 == 0 && channel < value_columns()) {
-        role_.pairing[(static_cast<std::int64_t>(sequence_) * arguments_.kv_heads + head_) * value_columns() + channel] = sum;
+      if (lane_id() % 4 == 0 && channel < value_columns()) {
+        role_.pairing[head_index() * value_columns() + channel] = sum;
       }
     }
   }
 
   /// The decay of the whole segment: one number, or one a channel.
   __device__ __forceinline__ void store_segment_decay() {
-    const std::int64_t index =
-        (static_cast<std::int64_t>(sequence_) * arguments_.kv_heads + head_) * arguments_.segments + segment_;
+    const std::int64_t index = head_index() * arguments_.segments + segment_;
     if constexpr (kDecay == SweepDecay::kScalar) {
       if (value_block_ == 0 && threadIdx.x == 0) role_.segment_decay[index] = segment_decay_;
     } else if constexpr (kDecay == SweepDecay::kValueChannel) {
-      const int channel = first_channel() + warp_ * kChannelsPerWarp + lane_;
-      if (lane_ < kChannelsPerWarp && channel < role_.value.columns) {
+      const int channel = first_channel() + warp_id() * kChannelsPerWarp + lane_id();
+      if (lane_id() < kChannelsPerWarp && channel < role_.value.columns) {
         role_.segment_decay[index * role_.value.columns + channel] = segment_decay_;
       }
     } else if (value_block_ == 0) {
@@ -555,41 +497,16 @@ class Sweep {
     }
   }
 
-  /// The state rounded to T, as A operands scaled down by a power of two where T is __half.
-  __device__ __forceinline__ BinaryScale state_scale() const {
-    if constexpr (!kHalf) return {};
-    float largest = 0.0f;
-#pragma unroll
-    for (int tile = 0; tile < 2 * (Shape::kKeySteps + 1); ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(state_[tile].x[i]));
-    }
-    return scale_for_half(warp_max(largest));
-  }
-
-  __device__ __forceinline__ FragmentA<T> state_operand(int key_step, float down) const {
-    if constexpr (kHalf) {
-      Accumulator left = state_[2 * key_step], right = state_[2 * key_step + 1];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        left.x[i] *= down;
-        right.x[i] *= down;
-      }
-      return to_a<T>(left, right);
-    } else {
-      return to_a<T>(state_[2 * key_step], state_[2 * key_step + 1]);
-    }
-  }
-
   /// outputs += S^T Q^T for kTiles * 8 tokens of `query`; with __half the result is to be scaled up
   /// by what is returned.
   template <int kTiles>
   __device__ __forceinline__ float read_state(Accumulator (&outputs)[kTiles], const T* query) const {
-    const BinaryScale scale = state_scale();
+    const BinaryScale scale = operand_scale<T>(state_);
 #pragma unroll
     for (int key_step = 0; key_step <= Shape::kKeySteps; ++key_step) {
       if (key_step == Shape::kKeySteps && !has_tail()) break;
-      const FragmentA<T> state = state_operand(key_step, scale.down);
+      const FragmentA<T> state =
+          scaled_to_a<T>(state_[2 * key_step], state_[2 * key_step + 1], scale.down);
 #pragma unroll
       for (int tile = 0; tile < kTiles; tile += 2) {
         const FragmentBPair<T> queries =
@@ -636,7 +553,7 @@ class Sweep {
   __device__ __forceinline__ void scalar_item(int chunk, int member) {
     const T* query = query_tile(chunk, member);
     const T* key = key_tile(chunk, member);
-    const T* value = value_tile(chunk, member) + warp_ * kChannelsPerWarp;
+    const T* value = value_tile(chunk, member) + warp_id() * kChannelsPerWarp;
     const Table& decays = table(chunk);
     if (reads()) {
       scalar_pairs(query, key, decays);
@@ -670,9 +587,6 @@ class Sweep {
           emit(chunk, member, 16 * block);
           warp_sync();
         }
-        energy_chunk_ = chunk;
-        energy_member_ = role_.query.per_query_head ? member : 0;
-        energy_pending_ = role_.energy.data != nullptr;
       }
     }
     if (adds_to_state(member)) {
@@ -694,7 +608,7 @@ class Sweep {
     int index = 0;
     for (int row = 0; row < Shape::kBlocks; ++row) {
       for (int column = 0; column <= row; ++column, ++index) {
-        if (index % warps_ != warp_) continue;
+        if (index % warps() != warp_id()) continue;
         Accumulator products[2];
         multiply_pairs(products, query + 16 * row * Shape::kKeyLd,
                        key + 16 * column * Shape::kKeyLd);
@@ -719,7 +633,7 @@ class Sweep {
 #pragma unroll
             for (int i = 0; i < 4; ++i) products[side].x[i] *= scale.down;
           }
-          if (lane_ == 0) at<float>(arguments_.layout.pair_scale)[row * Shape::kBlocks + column] = scale.up;
+          if (lane_id() == 0) at<float>(arguments_.layout.pair_scale)[row * Shape::kBlocks + column] = scale.up;
         }
         store_accumulator_pair(pairs + 16 * row * Shape::kPairLd + 16 * column, Shape::kPairLd,
                                products[0], products[1]);
@@ -796,7 +710,7 @@ class Sweep {
     if constexpr (kDecay == SweepDecay::kKeyChannel) {
       if (member == 0) decay_segment();
     }
-    T* value = value_tile(chunk, member) + warp_ * kChannelsPerWarp;
+    T* value = value_tile(chunk, member) + warp_id() * kChannelsPerWarp;
     for (int step = 0; step < arguments_.steps; ++step) {
       const int row = step * Shape::kStep;
       if constexpr (kDecay == SweepDecay::kKeyChannel) {
@@ -816,11 +730,11 @@ class Sweep {
                                                     const float* decay) const {
     constexpr int kKeysPerJob = 4;
     constexpr int kLanesPerKey = kWarpSize / kKeysPerJob;
-    const int part = lane_ % kLanesPerKey;
-    for (int job = warp_; job < arguments_.steps * (16 / kKeysPerJob); job += warps_) {
+    const int part = lane_id() % kLanesPerKey;
+    for (int job = warp_id(); job < arguments_.steps * (16 / kKeysPerJob); job += warps()) {
       const int step = job / (16 / kKeysPerJob);
       const int first_key = job % (16 / kKeysPerJob) * kKeysPerJob;
-      const int j = first_key + lane_ / kLanesPerKey;
+      const int j = first_key + lane_id() / kLanesPerKey;
       const int row = step * Shape::kStep;
       float sums[16] = {};
       for (int channel = 4 * part; channel < kKey; channel += 4 * kLanesPerKey) {
@@ -959,7 +873,7 @@ class Sweep {
 
   /// Pairs of each step, without decay.
   __device__ __forceinline__ void value_channel_pairs(const T* query, const T* key) const {
-    for (int step = warp_; step < arguments_.steps; step += warps_) {
+    for (int step = warp_id(); step < arguments_.steps; step += warps()) {
       const int row = step * Shape::kStep;
       Accumulator products[2];
       multiply_pairs(products, query + row * Shape::kKeyLd, key + row * Shape::kKeyLd);
@@ -980,10 +894,10 @@ class Sweep {
   /// Lane l works on channel l % 16 of its warp: half the keys each for lanes l and l + 16.
   __device__ __forceinline__ void value_channel_step(int chunk, int member, int step,
                                                      const T* query, const T* key, T* value) {
-    const int channel = lane_ % 16;
-    const int first_key = lane_ / 16 * 8;
+    const int channel = lane_id() % 16;
+    const int first_key = lane_id() / 16 * 8;
     const float* decay = decay_tile(chunk) + step * Shape::kStep * arguments_.layout.decay_ld +
-                         warp_ * kChannelsPerWarp + channel;
+                         warp_id() * kChannelsPerWarp + channel;
     float product = 1.0f;
     if (reads()) {
       float* tile = output_tile();
@@ -1013,7 +927,7 @@ class Sweep {
           sum += weight[j] * weighted[j];
         }
         sum += shuffle_xor(sum, 16);
-        if (lane_ < 16) {
+        if (lane_id() < 16) {
           float& output = tile[i * Shape::kFloatLd + channel];
           output = opens ? fmaf(read * product, output, sum) : output + sum;
         }
@@ -1032,7 +946,7 @@ class Sweep {
       float suffix = 1.0f;
 #pragma unroll
       for (int j = 15; j >= 0; --j) {
-        if (j / 8 == lane_ / 16) {
+        if (j / 8 == lane_id() / 16) {
           T& element = value[j * arguments_.layout.value_ld + channel];
           element = from_float<T>(to_float(element) * suffix);
         }
@@ -1042,8 +956,8 @@ class Sweep {
       const FragmentA<T> values[1] = {load_a_trans(value, arguments_.layout.value_ld)};
       if (!decays_state(member)) product = 1.0f;
       segment_decay_ *= product;
-      const float row_decay[2] = {shuffle_idx(product, lane_ / 4),
-                                  shuffle_idx(product, lane_ / 4 + 8)};
+      const float row_decay[2] = {shuffle_idx(product, lane_id() / 4),
+                                  shuffle_idx(product, lane_id() / 4 + 8)};
       update_state(values, key, [&](int, int i) { return row_decay[i / 2]; });
       warp_sync();
     }
@@ -1054,53 +968,24 @@ class Sweep {
   /// Hands the warp's tile of 16 tokens x 16 channels over: lane l has half the channels of token
   /// l / 2. `row` is the chunk's first token in the tile.
   __device__ __forceinline__ void emit(int chunk, int member, int row) {
-    const int local = row + lane_ / 2;
-    const int channel = first_channel() + warp_ * kChannelsPerWarp + 8 * (lane_ % 2);
+    const int local = row + lane_id() / 2;
+    const int channel = first_channel() + warp_id() * kChannelsPerWarp + 8 * (lane_id() % 2);
     const bool inside = local < valid_tokens(chunk);
     const int at_token = token(first_of(chunk) + local);
-    const float* source = output_tile() + lane_ / 2 * Shape::kFloatLd + 8 * (lane_ % 2);
+    const float* source = output_tile() + lane_id() / 2 * Shape::kFloatLd + 8 * (lane_id() % 2);
     const float4 low = load_four(source);
     const float4 high = load_four(source + 4);
     const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     const int output_head =
         role_.query.per_query_head ? head_ * arguments_.group + member : head_;
     if (inside && channel < value_columns()) {
-      const SweepOutput& output = role_.output;
-      const std::int64_t offset = batch_ * output.batch_stride + at_token * output.time_stride +
+      const TokenOutput& output = role_.output;
+      const std::int64_t offset = batch() * output.batch_stride + at_token * output.time_stride +
                                   output_head * output.head_stride + channel;
-      // Aligned rows are whole 16-byte units, which may end in the middle of the eight channels.
-      if (output.is_float) {
-        store_row(static_cast<float*>(output.data) + offset, values, value_columns() - channel,
-                  output.aligned);
-      } else {
-        store_row(static_cast<T*>(output.data) + offset, values, value_columns() - channel,
-                  output.aligned);
-      }
+      store_eight<T>(output, offset, values, value_columns() - channel);
     }
     if (role_.energy.data != nullptr) {
       emit_energy(values, local, at_token, channel, inside, member);
-    }
-  }
-
-  template <typename Element>
-  __device__ __forceinline__ static void store_row(Element* destination, const float (&values)[8],
-                                                   int columns, bool aligned) {
-    if constexpr (sizeof(Element) == 4) {
-      if (aligned) {
-        auto* vectors = reinterpret_cast<float4*>(destination);
-        vectors[0] = make_float4(values[0], values[1], values[2], values[3]);
-        if (columns > 4) vectors[1] = make_float4(values[4], values[5], values[6], values[7]);
-        return;
-      }
-    } else if (aligned) {
-      *reinterpret_cast<uint4*>(destination) = make_uint4(
-          pack<Element>(values[0], values[1]), pack<Element>(values[2], values[3]),
-          pack<Element>(values[4], values[5]), pack<Element>(values[6], values[7]));
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (i < columns) destination[i] = from_float<Element>(values[i]);
     }
   }
 
@@ -1113,7 +998,7 @@ class Sweep {
     float products[8] = {};
     if (inside) {
       const std::int64_t offset =
-          energy.factor.offset(batch_, at_token, head_of(energy.factor, member)) + channel;
+          energy.factor.offset(batch(), at_token, head_of(energy.factor, member)) + channel;
       if (energy.factor.aligned && channel + 8 <= value_columns()) {
         const T* source = static_cast<const T*>(energy.factor.data) + offset;
         const float4 low = load_four(source);
@@ -1136,43 +1021,42 @@ class Sweep {
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum += products[i];
       sum += shuffle_xor(sum, 1);
-      if (lane_ % 2 == 0) at<float>(arguments_.layout.row_sums)[warp_ * Shape::kStage + local] = sum;
+      if (lane_id() % 2 == 0) at<float>(arguments_.layout.row_sums)[warp_id() * Shape::kStage + local] = sum;
     } else if (inside) {
       float* destination = energy.data + energy_index(at_token) * value_columns() + channel;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if (channel + i < value_columns()) {
-          add_energy(destination[i], products[i], role_.query.per_query_head ? member : 0);
+          add_energy(destination[i], products[i], member);
         }
       }
     }
   }
 
   __device__ __forceinline__ std::int64_t energy_index(int at_token) const {
-    return (static_cast<std::int64_t>(batch_) * arguments_.time + at_token) * arguments_.kv_heads + head_;
+    return (static_cast<std::int64_t>(batch()) * arguments_.time + at_token) * arguments_.kv_heads + head_;
   }
 
   __device__ __forceinline__ void add_energy(float& destination, float product, int member) const {
     const float energy = role_.energy.sign * product;
-    destination = member > 0 || role_.energy.adds ? destination + energy : energy;
+    const bool adds = role_.energy.adds || (role_.query.per_query_head && member > 0);
+    destination = adds ? destination + energy : energy;
   }
 
-  /// Sums of the previous item over the warps, in their order.
-  __device__ __forceinline__ void flush_energy() {
-    if constexpr (Shape::kScalar) {
-      const int valid = valid_tokens(energy_chunk_);
-      for (int local = threadIdx.x; local < valid; local += blockDim.x) {
-        float sum = 0.0f;
-        for (int warp = 0; warp < warps_; ++warp) {
-          sum += at<float>(arguments_.layout.row_sums)[warp * Shape::kStage + local];
-        }
-        const int at_token = token(first_of(energy_chunk_) + local);
-        add_energy(role_.energy.data[value_block_ * role_.energy.block_stride +
-                                     energy_index(at_token)],
-                   sum, energy_member_);
+  /// Sums of a finished item over the warps, in their order.
+  __device__ __forceinline__ void flush_energy(Item item) {
+    const auto [chunk, member] = item;
+    if (role_.energy.data == nullptr || chunk < 0 || !closes_output(member)) return;
+    const int valid = valid_tokens(chunk);
+    for (int local = threadIdx.x; local < valid; local += blockDim.x) {
+      float sum = 0.0f;
+      for (int warp = 0; warp < warps(); ++warp) {
+        sum += at<float>(arguments_.layout.row_sums)[warp * Shape::kStage + local];
       }
+      add_energy(role_.energy.data[value_block_ * role_.energy.block_stride +
+                                   energy_index(token(first_of(chunk) + local))],
+                 sum, member);
     }
-    energy_pending_ = false;
   }
 
   static constexpr int kOutputTiles = Shape::kStep / kFragmentCols;
@@ -1180,22 +1064,15 @@ class Sweep {
   const SweepArguments& arguments_;
   const SweepRole& role_;
   unsigned char* const shared_;
-  const int lane_ = lane_id();
-  const int warp_ = warp_id();
-  const int warps_ = static_cast<int>(blockDim.x) / kWarpSize;
   const int value_block_;
   const int segment_;
   const int head_;
   const int sequence_;
-  int batch_;
   int begin_;   // first token of the sequence
   int length_;  // tokens of the sequence
   int first_;   // positions of the segment in sweep order
   int last_;
   int chunks_;
-  bool energy_pending_ = false;
-  int energy_chunk_ = 0;
-  int energy_member_ = 0;
   Accumulator state_[2 * (Shape::kKeySteps + 1)];
   Accumulator outputs_[kOutputTiles];
   float segment_decay_ = 1.0f;
@@ -1213,7 +1090,12 @@ __global__ void __launch_bounds__(kMaxSweepWarps * kWarpSize, 1)
   index /= arguments.segments;
   const bool second = value_block >= arguments.roles[0].value_blocks;
   if (second) value_block -= arguments.roles[0].value_blocks;
-  Sweep<T, kKey, kDecay>(arguments, arguments.roles[second], value_block,
+  // In shared memory the role costs no registers: the compiler would keep what it reads of it from
+  // the arguments, at an address that depends on the block, through the whole loop.
+  SweepRole& role = shared_memory<SharedRole>().role;
+  if (threadIdx.x == 0) role = arguments.roles[second];
+  block_sync();
+  Sweep<T, kKey, kDecay>(arguments, role, value_block,
                          index % arguments.kv_heads, index / arguments.kv_heads, segment)
       .run();
 }
@@ -1277,18 +1159,13 @@ void launch_sweep(SweepDecay decay, SweepArguments arguments, cudaStream_t strea
   with_kernel(decay, key_columns, [&]<int kKey, SweepDecay kDecay>() {
     using Shape = SweepShape<T, kKey, kDecay>;
     const SweepPlan plan = plan_blocks<T, kKey, kDecay>(value_columns);
-    const auto unit_shift = [](const SweepOperand& operand, int columns) {
-      constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-      const unsigned units = operand.aligned ? columns / kVector : columns;
-      return static_cast<int>(std::bit_width(std::bit_ceil(units))) - 1;
-    };
     for (int i = 0; i < kMaxRoles; ++i) {
       SweepRole& role = arguments.roles[i];
       role.value_blocks =
           i < arguments.role_count ? value_blocks(plan, role.value.total_columns()) : 0;
-      role.query.unit_shift = unit_shift(role.query, role.query.columns);
-      role.key.unit_shift = unit_shift(role.key, role.key.columns);
-      role.value.unit_shift = unit_shift(
+      role.query.unit_shift = unit_shift<T>(role.query, role.query.columns);
+      role.key.unit_shift = unit_shift<T>(role.key, role.key.columns);
+      role.value.unit_shift = unit_shift<T>(
           role.value, std::min(role.value.columns, plan.warps * kChannelsPerWarp));
     }
     arguments.layout = make_layout<T, kKey, kDecay>(plan.warps, plan.stages);
