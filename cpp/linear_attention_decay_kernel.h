@@ -28,7 +28,8 @@ class ChunkDecay {
   /// `channels` columns, from the task's first on, have decays of their own; 0 for scalar decays.
   ChunkDecay(const SweepTask& task, int chunk_size, int channels, Arena& arena)
       : axis_(task.decay),
-        log_decay_(static_cast<const T*>(task.log_decay)),
+        first_head_(static_cast<const T*>(task.log_decay)),
+        log_decay_(first_head_),
         log_decay_stride_(task.log_decay_stride),
         channels_(channels),
         channel_begin_(task.decay == DecayAxis::kOutput ? task.column_begin : 0),
@@ -51,21 +52,24 @@ class ChunkDecay {
 
   std::int64_t channel_stride() const { return channel_stride_; }
 
-  void prepare(const Chunk& chunk) {
+  /// Of the head whose log-decays lie `head_offset` elements after the task's.
+  void prepare(const Chunk& chunk, std::int64_t head_offset = 0) {
+    const T* const previous = log_decay_;
+    log_decay_ = first_head_ + head_offset;
     switch (axis_) {
       case DecayAxis::kNone:
         if (weights_size_ < chunk.size) scalar_weights(chunk.size);
         break;
       case DecayAxis::kScalar:
-        if (log_decay_stride_ == 0 && weights_size_ == chunk.size) break;
+        if (log_decay_stride_ == 0 && weights_size_ == chunk.size && log_decay_ == previous) break;
         scalar_steps(chunk);
         scalar_weights(chunk.size);
         break;
       case DecayAxis::kContraction:
-        channel_steps(chunk);
+        make_channel_steps(chunk);
         break;
       case DecayAxis::kOutput:
-        channel_steps(chunk);
+        make_channel_steps(chunk);
         if (weights_size_ < chunk.size) scalar_weights(chunk.size);
         break;
     }
@@ -73,6 +77,8 @@ class ChunkDecay {
 
   /// Reversed: whether a row's own token resets the state. Its factor is the step that leaves it.
   bool resets(int row) const { return static_cast<T>(scalar_steps_[row + 1]) == T(0); }
+  /// In order: the factors of a row's own token.
+  const T* channel_steps(int row) const { return steps_ + row * channel_stride_; }
   /// Reversed: the factors of a row's own token.
   const T* channel_decays(int row) const { return steps_ + (row + 1) * channel_stride_; }
 
@@ -186,7 +192,7 @@ class ChunkDecay {
     }
   }
 
-  void channel_steps(const Chunk& chunk) {
+  void make_channel_steps(const Chunk& chunk) {
     const int size = chunk.size;
     const int vectors = channel_stride_ / kLanes<T>;
     const int lead = chunk.reverse ? 1 : 0;
@@ -315,7 +321,8 @@ class ChunkDecay {
   }
 
   const DecayAxis axis_;
-  const T* const log_decay_;
+  const T* const first_head_;
+  const T* log_decay_;
   const std::int64_t log_decay_stride_;
   const int channels_, channel_begin_;
   const std::int64_t channel_stride_, weight_stride_;

@@ -22,6 +22,17 @@ TINY = {
 }
 
 
+TINY_RECALL = {
+    "hidden_size": 8,
+    "seq_len": 16,
+    "num_keys": 2,
+    "vocab_size": 20,
+    "steps": 4,
+    "test_examples": 8,
+    "lengths": (4, 16),
+}
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """A run of the demo and what it printed, without a terminal."""
@@ -30,8 +41,9 @@ def shown(tmp_path_factory):
 
     text = io.StringIO()
     folder = tmp_path_factory.mktemp("demo") / "new"
+    overrides = {"language_model": TINY, "recall": TINY_RECALL}
     with contextlib.redirect_stdout(text):
-        result = demo(folder, Options(seconds=1.0, overrides={"language_model": TINY}))
+        result = demo(folder, Options(seconds=1.0, overrides=overrides))
     return result, text.getvalue()
 
 
@@ -61,8 +73,9 @@ def test_training_shows_plain_lines_without_a_terminal(shown):
 
 def test_the_report_has_every_part(shown):
     page = shown[0].html.read_text(encoding="utf-8")
-    assert page.count("<svg") == 3
-    for words in ("Loss while training", "The cost of one more token", "A sample of 12 bytes"):
+    assert page.count("<svg") == 4
+    parts = ("Loss while training", "The cost of one more token", "A sample of 12 bytes")
+    for words in (*parts, "Recall while training", "One sequence"):
         assert words in page
     assert not re.search(r"https?://", page)
 
@@ -73,6 +86,23 @@ def test_the_state_of_linear_attention_does_not_grow_and_the_cache_does(shown):
     assert len({row[3] for row in rows}) == 1
     assert rows[2][4] > 3.5 * rows[0][4]
     assert shown[0].sections[0].claims[3].passed
+
+
+def test_a_recalled_sequence_is_shown_with_its_answers(shown):
+    (passage,) = shown[0].sections[1].passages
+    written = [line for line in passage.text.splitlines() if line.startswith("written")]
+    assert len(written) == 2
+    last = dict(re.findall(r"(\d+)=(\d+)", written[1]))
+    rows = [line.split() for line in passage.text.splitlines()[4:]]
+    assert {row[0]: row[1] for row in rows} == last
+
+
+def test_the_state_of_the_delta_rule_does_not_grow(shown):
+    claims = shown[0].sections[1].claims
+    (claim,) = [claim for claim in claims if "same size" in claim.statement]
+    assert claim.passed
+    # One (8, 8) matrix and three inputs of each of three convolutions of 8 channels, float32.
+    assert claim.measured == (4 * (8 * 8 + 3 * 3 * 8),)
 
 
 def test_the_demo_passes_when_its_claims_do(shown):

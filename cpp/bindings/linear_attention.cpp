@@ -65,72 +65,19 @@ LinearAttentionStep step(const Sizes& sizes, const Options& options, const Token
 }  // namespace
 
 void bind_linear_attention_cpu(py::module_& module) {
-  module.def(
-      "linear_attention_forward",
-      [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-         const Addresses2& optional, const Addresses2& results, int num_threads) {
-        cpu::linear_attention_forward(forward(sizes, options, tensors, optional, results),
-                                      num_threads);
-      },
-      Released());
-  module.def(
-      "linear_attention_backward",
-      [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-         const Addresses2& optional, const BackwardAddresses& addresses, int num_threads) {
-        cpu::linear_attention_backward(backward(sizes, options, tensors, optional, addresses),
-                                       num_threads);
-      },
-      Released());
-  module.def(
-      "linear_attention_step",
-      [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-         const Addresses2& optional, const Addresses2& results, int num_threads) {
-        cpu::linear_attention_step(step(sizes, options, tensors, optional, results), num_threads);
-      },
-      Released());
+  def_cpu(module, "linear_attention_forward", &forward, &cpu::linear_attention_forward);
+  def_cpu(module, "linear_attention_backward", &backward, &cpu::linear_attention_backward);
+  def_cpu(module, "linear_attention_step", &step, &cpu::linear_attention_step);
   module.def("linear_attention_instruction_set", &cpu::linear_attention_instruction_set);
 }
 
 #ifdef RANKONE_WITH_CUDA
 void bind_linear_attention_cuda(py::module_& module) {
-  module.def("linear_attention_forward_workspace",
-             [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-                const Addresses2& optional, const Addresses2& results) {
-               return cuda::linear_attention_forward_workspace(
-                   forward(sizes, options, tensors, optional, results));
-             });
-  module.def(
-      "linear_attention_forward",
-      [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-         const Addresses2& optional, const Addresses2& results, std::int64_t workspace,
-         std::int64_t stream) {
-        cuda::linear_attention_forward(forward(sizes, options, tensors, optional, results),
-                                       pointer(workspace), pointer(stream));
-      },
-      Released());
-  module.def("linear_attention_backward_workspace",
-             [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-                const Addresses2& optional, const BackwardAddresses& addresses) {
-               return cuda::linear_attention_backward_workspace(
-                   backward(sizes, options, tensors, optional, addresses));
-             });
-  module.def(
-      "linear_attention_backward",
-      [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-         const Addresses2& optional, const BackwardAddresses& addresses, std::int64_t workspace,
-         std::int64_t stream) {
-        cuda::linear_attention_backward(backward(sizes, options, tensors, optional, addresses),
-                                        pointer(workspace), pointer(stream));
-      },
-      Released());
-  module.def(
-      "linear_attention_step",
-      [](const Sizes& sizes, const Options& options, const Tokens& tensors,
-         const Addresses2& optional, const Addresses2& results, std::int64_t stream) {
-        cuda::linear_attention_step(step(sizes, options, tensors, optional, results),
-                                    pointer(stream));
-      },
-      Released());
+  def_cuda(module, "linear_attention_forward", &forward, &cuda::linear_attention_forward,
+           &cuda::linear_attention_forward_workspace);
+  def_cuda(module, "linear_attention_backward", &backward, &cuda::linear_attention_backward,
+           &cuda::linear_attention_backward_workspace);
+  def_cuda(module, "linear_attention_step", &step, &cuda::linear_attention_step);
 }
 #endif
 

@@ -20,10 +20,12 @@ PYBIND11_MODULE(_native, module) {
 
   py::module_ cpu = module.def_submodule("cpu", "CPU kernels.");
   rankone::bindings::bind_linear_attention_cpu(cpu);
+  rankone::bindings::bind_delta_rule_cpu(cpu);
 #ifdef RANKONE_WITH_CUDA
   module.attr("has_cuda") = true;
   py::module_ cuda = module.def_submodule("cuda", "CUDA kernels.");
   rankone::bindings::bind_linear_attention_cuda(cuda);
+  rankone::bindings::bind_delta_rule_cuda(cuda);
 #else
   module.attr("has_cuda") = false;
 #endif

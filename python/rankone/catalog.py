@@ -75,6 +75,37 @@ _METHODS = (
         ),
         family="linear_attention",
     ),
+    Method(
+        slug="deltanet",
+        title="Chunked delta rule, with scalar and channel gates",
+        paper=Paper(
+            "Parallelizing Linear Transformers with the Delta Rule over Sequence Length",
+            "2406.06484",
+        ),
+        field="sequence models",
+        entry_points=(
+            "rankone.ops.delta_rule",
+            "rankone.ops.delta_rule_step",
+            "rankone.ops.causal_conv1d",
+            "rankone.nn.DeltaNet",
+            "rankone.nn.GatedDeltaNet",
+            "rankone.nn.DeltaNetLM",
+        ),
+        family="delta_rule",
+    ),
+    Method(
+        slug="mixture-of-memories",
+        title="Routed linear-time memories",
+        paper=Paper("MoM: Linear Sequence Modeling with Mixture-of-Memories", "2502.13685"),
+        field="sequence models",
+        entry_points=(
+            "rankone.nn.MixtureOfMemories",
+            "rankone.nn.MixtureOfMemoriesLM",
+            "rankone.nn.load_balancing_loss",
+            "rankone.ops.route_tokens",
+        ),
+        family="delta_rule",
+    ),
 )
 
 

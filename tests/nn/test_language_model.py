@@ -179,6 +179,32 @@ def test_layers_know_their_depth():
     assert slopes[0].abs().sum() > slopes[1].abs().sum() > slopes[2].abs().sum()
 
 
+def test_blocks_without_feed_forward_are_the_mixer_alone():
+    model = build(feed_forward=None, num_layers=1)
+    assert not any("feed_forward" in name for name, _ in model.named_parameters())
+    tokens = draw()
+    block = model.blocks[0]
+    x = model.embedding(tokens)
+    expected = model.norm(x + block.mixer(block.mixer_norm(x)))
+    hidden, _ = model.hidden_states(tokens)
+    torch.testing.assert_close(hidden, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_options_of_a_layer_may_name_its_number_of_heads():
+    model = build(
+        mixer=["lightning_attention", "softmax_attention"], mixer_kwargs=[{}, {"num_heads": 4}]
+    )
+    assert [block.mixer.num_heads for block in model.blocks] == [2, 4]
+    assert model.layer_types == ["lightning_attention", "softmax_attention"]
+
+
+@pytest.mark.parametrize("norm", ["rmsnorm", "srmsnorm", "layernorm"])
+def test_norm_eps_is_that_of_every_norm(norm):
+    model = build(norm=norm, norm_eps=0.5)
+    assert model.norm.eps == model.blocks[0].mixer_norm.eps == 0.5
+    assert model.blocks[1].feed_forward_norm.eps == 0.5
+
+
 class TestMixerChoice:
     def test_class_callable_and_name_build_the_same_model(self):
         config = LanguageModelConfig(vocab_size=VOCAB, hidden_size=16, num_layers=2, num_heads=2)

@@ -28,6 +28,49 @@ MIXERS = {
     "softmax": ("softmax_attention", {}),
     "softmax grouped": ("softmax_attention", {"num_kv_heads": 1}),
     "softmax window": ("softmax_attention", {"window_size": 7}),
+    "sliding window": ("sliding_window_attention", {"window_size": 16}),
+    "delta": ("delta_net", {}),
+    "delta gate bias": (
+        "delta_net",
+        {
+            "use_output_gate": True,
+            "conv_bias": True,
+            "expand_k": 0.5,
+            "expand_v": 2.0,
+            "conv_size": 3,
+            "allow_neg_eigval": True,
+        },
+    ),
+    "delta sum norm": ("delta_net", {"qk_activation": "elu", "qk_norm": "sum", "use_beta": False}),
+    "delta no conv": ("delta_net", {"use_short_conv": False}),
+    "gated delta": ("gated_delta_net", {"head_dim": 6}),
+    "gated delta grouped": ("gated_delta_net", {"head_dim": 6, "num_v_heads": 8}),
+    "gated delta channel": ("gated_delta_net", {"head_dim": 6, "decay": "channel"}),
+    "memories": ("mixture_of_memories", {"head_dim": 6}),
+    "memories whole conv": (
+        "mixture_of_memories",
+        {"head_dim": 6, "conv_scope": "sequence", "memory_rule": "delta_rule"},
+    ),
+    "memories one projection": (
+        "mixture_of_memories",
+        {"head_dim": 6, "per_memory_projections": False, "num_memories": 3, "top_k": 1},
+    ),
+    "memories one projection whole conv": (
+        "mixture_of_memories",
+        {"head_dim": 6, "per_memory_projections": False, "conv_scope": "sequence"},
+    ),
+    "memories linear no conv": (
+        "mixture_of_memories",
+        {"head_dim": 6, "memory_rule": "linear_attention", "use_short_conv": False},
+    ),
+    "memories gated linear alone": (
+        "mixture_of_memories",
+        {"head_dim": 6, "memory_rule": "gated_linear_attention", "shared_memory": False},
+    ),
+    "memories channel": (
+        "mixture_of_memories",
+        {"head_dim": 6, "memory_rule": "gated_delta_rule_channel", "expand_v": 2.0},
+    ),
 }
 
 
@@ -139,15 +182,12 @@ def test_padding_within_pieces_changes_nothing(mixer, x):
 
 def test_gradients_reach_every_parameter_the_input_and_the_state(mixer, x):
     _, state = mixer(x[:, :8], return_state=True)
-    leaves = [
-        part.detach().requires_grad_()
+    parts = [
+        part.detach().requires_grad_() if part is not None and part.is_floating_point() else part
         for part in (state if isinstance(state, tuple) else (state,))
-        if part.is_floating_point()
     ]
-    if isinstance(state, tuple):
-        state = type(state)(*leaves, *(part for part in state if not part.is_floating_point()))
-    else:
-        state = leaves[0]
+    state = type(state)(*parts) if isinstance(state, tuple) else parts[0]
+    leaves = [part for part in parts if part is not None and part.requires_grad]
     x = x[:, 8:].clone().requires_grad_()
     mixer(x, state=state).square().sum().backward()
     for tensor in (x, *leaves, *mixer.parameters()):
@@ -197,6 +237,21 @@ def test_compiled_mixer_equals_the_eager_one(x):
         torch.testing.assert_close(
             compiled(x, attention_mask=mask), layer(x, attention_mask=mask), **TOLERANCE
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("delta_net", {}), ("gated_delta_net", {"head_dim": 6, "decay": "channel"})],
+)
+def test_compiled_delta_rule_layers_equal_the_eager_ones(x, name, options):
+    torch._dynamo.reset()
+    layer = build_mixer(name, WIDTH, HEADS, **options).double()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    y, state = compiled(x, return_state=True)
+    expected, expected_state = layer(x, return_state=True)
+    torch.testing.assert_close(y, expected, **TOLERANCE)
+    for part, other in zip(state, expected_state, strict=True):
+        torch.testing.assert_close(part, other, **TOLERANCE)
 
 
 class TestErrors:

@@ -36,14 +36,48 @@ def test_layer_is_its_definition(window_size, num_kv_heads):
     torch.testing.assert_close(layer(x), by_definition(layer, x), **TOLERANCE)
 
 
-def test_window_bounds_the_cache():
+def test_cache_of_a_window_is_a_ring_of_its_size():
     layer = SoftmaxAttention(WIDTH, HEADS, window_size=6)
     state = layer.init_state(2)
-    for _ in range(10):
+    for step in range(10):
+        assert state.keys.shape == (2, 6, HEADS, WIDTH // HEADS)
+        assert state.length.tolist() == [step, step]
         _, state = layer.step(torch.randn(2, WIDTH), state)
-    assert state.keys.shape == (2, 6, HEADS, WIDTH // HEADS)
-    assert state.positions.tolist() == [[4, 5, 6, 7, 8, 9]] * 2
-    assert state.length.tolist() == [10, 10]
+    assert state.positions.tolist() == [[6, 7, 8, 9, 4, 5]] * 2
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 6, 7, 20])
+def test_reading_leaves_the_ring_that_steps_leave(first):
+    layer = SoftmaxAttention(WIDTH, HEADS, window_size=6).double()
+    x = torch.randn(2, TIME, WIDTH, dtype=torch.float64)
+    _, read = layer(x[:, :first], return_state=True)
+    stepped = layer.init_state(2)
+    for t in range(TIME):
+        if t == first:
+            assert torch.equal(read.positions, stepped.positions)
+            torch.testing.assert_close(read.keys, stepped.keys, **TOLERANCE)
+            torch.testing.assert_close(read.values, stepped.values, **TOLERANCE)
+        _, stepped = layer.step(x[:, t], stepped)
+
+
+def test_gaps_inside_a_text_do_not_shorten_the_window():
+    """Ten paddings between two tokens that are neighbours: a window of 3 reaches over them."""
+    layer = SoftmaxAttention(WIDTH, HEADS, window_size=3).double()
+    x = torch.randn(1, TIME, WIDTH, dtype=torch.float64)
+    mask = torch.ones(1, TIME, dtype=torch.bool)
+    mask[:, 5:15] = False
+    y = layer(x, attention_mask=mask)
+    alone = layer(x[mask][None])
+    torch.testing.assert_close(y[mask], alone[0], **TOLERANCE)
+
+
+def test_window_is_not_a_matrix_of_all_times_by_all_entries():
+    """Reading 4096 tokens through a window of 16 keeps no tensor of 4096 * 4096 entries."""
+    layer = SoftmaxAttention(WIDTH, 1, window_size=16)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        layer(torch.randn(1, 4096, WIDTH))
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 0 < largest < 4096 * 4096 / 8
 
 
 def test_padding_takes_no_position():

@@ -1,40 +1,28 @@
-"""Inputs and tolerances shared by the tests of linear attention on every backend."""
+"""Inputs shared by the tests of linear attention on every backend."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .sequence_cases import (
+    GRADIENT_FACTOR,
+    TOLERANCE,
+    SequenceCase,
+    decay_gradient_tolerance,
+    relative_error,
+)
+
+__all__ = [
+    "DECAY_FORMS", "GRADIENT_FACTOR", "SHAPES", "TOLERANCE", "Case", "decay_gradient_tolerance",
+    "relative_error",
+]  # fmt: skip
+
 DECAY_FORMS = ("none", "head", "token", "channel")
-
-# Norm-wise relative error against float64 on the same inputs. float32: accumulation in blocks of
-# at most 64 keeps it near 2**-23; bfloat16 and float16: one rounding of the output, and on CUDA of
-# the operands of the matrix units, each half a unit in the last place (2**-9 and 2**-12).
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-6,
-    torch.bfloat16: 4e-3,
-    torch.float16: 6e-4,
-}
-# Gradients pass through about three times as many roundings as the output.
-GRADIENT_FACTOR = 3
-
-
-def decay_gradient_tolerance(time: int) -> float:
-    """The decay's gradient is a sum from t to the end of float32 terms whose rounding errors walk
-    at random, so its error grows with the root of the length; the terms are taken before rounding
-    to the inputs' dtype."""
-    return GRADIENT_FACTOR * TOLERANCE[torch.float32] * time**0.5
-
-
-def relative_error(measured: Tensor, expected: Tensor) -> float:
-    difference = torch.linalg.vector_norm(measured.double() - expected.double())
-    size = torch.linalg.vector_norm(expected.double())
-    return float(difference / size) if size > 0 else float(difference)
 
 
 @dataclass
-class Case:
+class Case(SequenceCase):
     """Random inputs of one shape; tensors that get gradients require them."""
 
     batch: int = 2
@@ -52,12 +40,7 @@ class Case:
     rounded_to: torch.dtype | None = None  # what the incoming gradients are rounded to
 
     def __post_init__(self):
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def normal(*shape, dtype=self.dtype):
-            values = torch.randn(*shape, generator=generator, dtype=torch.float64)
-            return values.to(dtype)
-
+        normal = self.normal()
         state_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         batch, time, kv_heads = self.batch, self.time, self.kv_heads
         self.q = normal(batch, time, self.heads, self.key_dim)
@@ -101,16 +84,6 @@ class Case:
             output_final_state=True, normalize=self.normalize, cu_seqlens=self.offsets, **options,
         )  # fmt: skip
         return (output, *state) if isinstance(state, tuple) else (output, state)
-
-    def gradients(self, function, **options) -> tuple[Tensor, ...]:
-        """Gradients of one fixed random linear functional of the results."""
-        results = self.run(function, **options)
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64) for r in results]
-        if self.rounded_to is not None:
-            weights = [w.to(self.rounded_to) for w in weights]
-        total = sum((r * w.to(r.dtype)).sum() for r, w in zip(results, weights, strict=True))
-        return torch.autograd.grad(total, self.differentiable())
 
     def in_double(self) -> "Case":
         """The same numbers, held in float64."""

@@ -21,24 +21,7 @@ from .linear_attention_cases import (
     decay_gradient_tolerance,
     relative_error,
 )
-
-BACKENDS = ("native", "torch")
-
-
-def assert_near(measured, expected, tolerance):
-    assert len(measured) == len(expected)
-    for one, other in zip(measured, expected, strict=True):
-        assert one.shape == other.shape
-        assert relative_error(one, other) <= tolerance
-
-
-def assert_gradients_near(measured, expected, tolerance):
-    """As assert_near, but a gradient that cancels to nothing is held to the size of the others."""
-    largest = max(float(torch.linalg.vector_norm(gradient)) for gradient in expected)
-    for one, other in zip(measured, expected, strict=True):
-        assert one.shape == other.shape
-        size = max(float(torch.linalg.vector_norm(other)), 1e-3 * largest)
-        assert float(torch.linalg.vector_norm(one.double() - other.double())) <= tolerance * size
+from .sequence_cases import BACKENDS, assert_gradients_near, assert_near, layouts
 
 
 def ones(time, *, key_dim=1, dtype=torch.float64):
@@ -300,13 +283,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads, form, heads):
 def test_any_strides_are_read(form):
     case = Case(time=50, heads=4, kv_heads=2, key_dim=9, value_dim=11, decay=form)
     expected = case.run(linear_attention)
-    layouts = (
-        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
-        lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
-        lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
-        lambda x: x.flip(1).contiguous().flip(1),
-    )
-    for layout in layouts:
+    for layout in layouts():
         q, k, v = (layout(tensor.detach()) for tensor in (case.q, case.k, case.v))
         decay = case.log_decay
         decay = layout(decay.detach()) if form in ("token", "channel") else decay

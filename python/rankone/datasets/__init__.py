@@ -1,5 +1,6 @@
 """Loaders and generators of data, each with its source, licence and version."""
 
+from rankone.datasets.recall import RecallExamples, mqar, recall_with_overwrite
 from rankone.datasets.text import (
     BigramBaseline,
     TextDataset,
@@ -13,8 +14,11 @@ __all__ = [
     "BigramBaseline",
     "BytePairTokenizer",
     "ByteTokenizer",
+    "RecallExamples",
     "TextDataset",
     "bigram_baseline",
+    "mqar",
     "python_docs",
+    "recall_with_overwrite",
     "sample_windows",
 ]

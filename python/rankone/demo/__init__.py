@@ -16,7 +16,7 @@ from typing import Any
 from rankone._files import write_whole
 from rankone.reproduce._page import Section, duration, holding, html_page
 
-SECTIONS = ("language_model",)
+SECTIONS = ("language_model", "recall")
 HTML_NAME = "demo.html"
 
 Say = Callable[[str], None]
@@ -27,7 +27,7 @@ class Options:
     """How to run the demo.
 
     Attributes:
-        seconds: how long the language model learns; the rest takes about half a minute.
+        seconds: how long the language model learns; the rest takes about a minute.
         random_state: seed of everything random.
         progress: show progress bars on a terminal, and plain lines elsewhere.
         overrides: fields of a section's scale to replace, by section name.

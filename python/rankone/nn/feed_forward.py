@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from rankone.nn.activations import activation_function
 
 
-def rounded_width(dim: int) -> int:
-    """8 / 3 * dim rounded up to a multiple of 256, or of 8 where dim is below 256."""
+def rounded_width(dim: int, ratio: int = 4) -> int:
+    """2 / 3 * ratio * dim rounded up to a multiple of 256, or of 8 where dim is below 256."""
     multiple = 256 if dim >= 256 else 8
-    return -(-8 * dim // (3 * multiple)) * multiple
+    return -(-2 * ratio * dim // (3 * multiple)) * multiple
 
 
 class GLU(nn.Module):

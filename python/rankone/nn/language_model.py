@@ -3,9 +3,10 @@
     x += mixer(norm(x));  x += feed_forward(norm(x));  logits = norm(x) embedding^T
 
 The model knows of a mixer only what :class:`rankone.nn.Mixer` says, so linear attention, softmax
-attention and hybrids of them are one class. Its state is the tuple of its mixers' states: a text
-can be read in pieces, and with linear attention decoding takes constant time and memory a token.
-Decoding stands in ``generation.py``.
+attention, the delta rule, routed memories and hybrids of them are one class. Its state is the tuple
+of its mixers' states: a text can be read in pieces, and without unbounded attention decoding takes
+constant time and memory a token. What routing mixers report is collected, and their balance loss
+joins the model's. Decoding stands in ``generation.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +30,27 @@ from torch.utils.checkpoint import checkpoint
 from rankone._files import write_whole
 from rankone.nn.feed_forward import make_feed_forward
 from rankone.nn.generation import generate
+from rankone.nn.grouped_linear import GroupedLinear
 from rankone.nn.mixer import (
     MixerState,
     build_mixer,
     check_attention_mask,
     check_mixer,
     mixer_name,
+    returns_router,
 )
 from rankone.nn.norms import make_norm
+from rankone.nn.routing import RouterOutput, load_balancing_loss
 from rankone.ops.checks import check_cu_seqlens, check_shape, shape_of
 
 # Key of the JSON configuration in the metadata of a saved model.
 CONFIG_KEY = "rankone.language_model"
 
 IGNORED_LABEL = -100
+
+# How the balance loss of several routing layers is taken: the mean of theirs, or that of all their
+# tokens together.
+BALANCES = ("layer", "pooled")
 
 MixerChoice: TypeAlias = "str | type[nn.Module] | Callable[[int], nn.Module]"
 
@@ -55,21 +63,27 @@ class LanguageModelConfig:
         vocab_size: number of tokens.
         hidden_size: width of the residual stream.
         num_layers: number of blocks.
-        num_heads: heads of every mixer.
+        num_heads: heads of every mixer whose options name no other number.
         mixer: a name known to :func:`rankone.nn.register_mixer`, or one a layer.
         mixer_kwargs: options of the mixer, or one mapping a layer.
-        feed_forward: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` or ``"bilinear"``.
+        feed_forward: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` or ``"bilinear"``; None for
+            blocks of a mixer alone.
         intermediate_size: inner width of the feed-forward block; default as
             :class:`rankone.nn.SwiGLU`.
         norm: ``"rmsnorm"``, ``"srmsnorm"`` or ``"layernorm"``.
+        norm_eps: of the norms; default that of each.
         tie_embeddings: whether the head is the embedding.
         initializer_range: standard deviation of initial weights; default
             sqrt(2 / (5 * hidden_size)) (arXiv 1910.05895), 0.023 at width 768.
         activation_checkpointing: recompute every block in the backward pass instead of keeping
             its activations.
+        aux_loss_scale: factor of the routing mixers' balance loss in the loss.
+        balance: ``"layer"`` for the mean of the layers' balance losses, ``"pooled"`` for the loss
+            of the tokens of all layers taken together.
 
     Raises:
-        ValueError: for sizes below 1 or lists that do not have one entry a layer.
+        ValueError: for sizes below 1, an unknown balance, or lists that do not have one entry a
+            layer.
 
     Example:
         >>> from rankone.nn import LanguageModelConfig
@@ -83,14 +97,19 @@ class LanguageModelConfig:
     num_heads: int = 4
     mixer: str | Sequence[str] | None = "lightning_attention"
     mixer_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
-    feed_forward: str = "swiglu"
+    feed_forward: str | None = "swiglu"
     intermediate_size: int | None = None
     norm: str = "rmsnorm"
+    norm_eps: float | None = None
     tie_embeddings: bool = True
     initializer_range: float | None = None
     activation_checkpointing: bool = False
+    aux_loss_scale: float = 0.01
+    balance: str = "layer"
 
     def __post_init__(self) -> None:
+        if self.balance not in BALANCES:
+            raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -118,23 +137,33 @@ class LanguageModelConfig:
         return cls(**entries)
 
 
-@dataclass(frozen=True)
-class LanguageModelOutput:
+class LanguageModelOutput(NamedTuple):
     """Result of :class:`LanguageModel`.
 
     Attributes:
+        loss: what training minimises: ``cross_entropy``, and with routing mixers their weighted
+            balance loss, float32; None without labels.
         logits: (batch, time, vocab_size).
-        loss: mean cross-entropy in nats a predicted token, float32; None without labels.
         state: one mixer state a layer; None without ``return_state``.
+        aux_loss: balance loss of the routing mixers, before its factor; None without any.
+        router_load: (routing layers, M) share of tokens that went to each; None without any, or
+            where layers differ in M.
+        cross_entropy: mean in nats a predicted token, float32; None without labels.
+        routers: the :class:`rankone.nn.RouterOutput` of every layer, None where a layer does not
+            route.
     """
 
+    loss: Tensor | None
     logits: Tensor
-    loss: Tensor | None = None
     state: tuple[MixerState, ...] | None = None
+    aux_loss: Tensor | None = None
+    router_load: Tensor | None = None
+    cross_entropy: Tensor | None = None
+    routers: tuple[RouterOutput | None, ...] = ()
 
 
 class Block(nn.Module):
-    """One pre-norm residual block: a mixer, then a feed-forward block."""
+    """One pre-norm residual block: a mixer, then a feed-forward block where there is one."""
 
     mixer: Any  # a module that is a rankone.nn.Mixer
 
@@ -142,8 +171,8 @@ class Block(nn.Module):
         self,
         mixer_norm: nn.Module,
         mixer: nn.Module,
-        feed_forward_norm: nn.Module,
-        feed_forward: nn.Module,
+        feed_forward_norm: nn.Module | None = None,
+        feed_forward: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.mixer_norm = mixer_norm
@@ -158,22 +187,27 @@ class Block(nn.Module):
         return_state: bool,
         attention_mask: Tensor | None,
         cu_seqlens: Tensor | None,
-    ) -> tuple[Tensor, MixerState]:
+    ) -> tuple[Tensor, MixerState, RouterOutput | None]:
+        routes = returns_router(self.mixer)
         mixed = self.mixer(
             self.mixer_norm(x),
             attention_mask=attention_mask,
             state=state,
             return_state=return_state,
             cu_seqlens=cu_seqlens,
+            **({"return_router": True} if routes else {}),
         )
-        mixed, state = mixed if return_state else (mixed, None)
-        return self._feed_forward(x + mixed), state
+        mixed, *results = mixed if return_state or routes else (mixed,)
+        state = results[0] if return_state else None
+        return self._feed_forward(x + mixed), state, results[-1] if routes else None
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         mixed, state = self.mixer.step(self.mixer_norm(x), state)
         return self._feed_forward(x + mixed), state
 
     def _feed_forward(self, x: Tensor) -> Tensor:
+        if self.feed_forward is None or self.feed_forward_norm is None:
+            return x
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -225,18 +259,21 @@ class LanguageModel(nn.Module):
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
 
         self.embedding = nn.Embedding(config.vocab_size, width, **placement)
+
+        def norm() -> nn.Module:
+            return make_norm(config.norm, width, config.norm_eps, **placement)
+
+        def feed_forward() -> tuple[nn.Module, ...]:
+            if config.feed_forward is None:
+                return ()
+            inner = config.intermediate_size
+            return norm(), make_feed_forward(config.feed_forward, width, inner, **placement)
+
         self.blocks = nn.ModuleList(
-            Block(
-                make_norm(config.norm, width, **placement),
-                _layer_mixer(choice, config, layer, placement),
-                make_norm(config.norm, width, **placement),
-                make_feed_forward(
-                    config.feed_forward, width, config.intermediate_size, **placement
-                ),
-            )
+            Block(norm(), _layer_mixer(choice, config, layer, placement), *feed_forward())
             for layer in range(config.num_layers)
         )
-        self.norm = make_norm(config.norm, width, **placement)
+        self.norm = norm()
         if config.tie_embeddings:
             self.head = None
         else:
@@ -257,11 +294,11 @@ class LanguageModel(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=deviation)
-            elif isinstance(module, nn.Linear):
+            elif isinstance(module, (nn.Linear, GroupedLinear)):
                 residual = name.rsplit(".", 1)[-1] in ("o_proj", "down_proj")
                 depth = math.sqrt(2 * self.config.num_layers) if residual else 1.0
                 nn.init.normal_(module.weight, std=deviation / depth)
-                if module.bias is not None:
+                if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def forward(
@@ -293,18 +330,28 @@ class LanguageModel(nn.Module):
             ValueError: for tokens, labels, mask or state of the wrong shape.
             TypeError: for tokens or labels that are not integers.
         """
-        hidden, state = self.hidden_states(
-            tokens,
-            state=state,
-            return_state=return_state,
-            attention_mask=attention_mask,
-            cu_seqlens=cu_seqlens,
+        hidden, new_state, routers = self._read(
+            tokens, state, return_state, attention_mask, cu_seqlens
         )
         logits = self.logits(hidden)
-        loss = None
+        aux_loss = self._balance_loss(routers, tokens, attention_mask)
+        loss = cross_entropy = None
         if labels is not None:
-            loss = _next_token_loss(logits, labels, tokens, attention_mask, cu_seqlens)
-        return LanguageModelOutput(logits, loss, state)
+            cross_entropy = _next_token_loss(logits, labels, tokens, attention_mask, cu_seqlens)
+            loss = cross_entropy
+            if aux_loss is not None:
+                loss = loss + self.config.aux_loss_scale * aux_loss.to(loss.dtype)
+        loads = [router.load for router in routers if router is not None]
+        alike = len({load.shape for load in loads}) == 1
+        return LanguageModelOutput(
+            loss=loss,
+            logits=logits,
+            state=new_state,
+            aux_loss=aux_loss,
+            router_load=torch.stack(loads).detach() if alike else None,
+            cross_entropy=cross_entropy,
+            routers=routers,
+        )
 
     def hidden_states(
         self,
@@ -319,21 +366,56 @@ class LanguageModel(nn.Module):
 
         Arguments as :meth:`forward`.
         """
+        return self._read(tokens, state, return_state, attention_mask, cu_seqlens)[:2]
+
+    def _read(
+        self,
+        tokens: Tensor,
+        state: Sequence[MixerState] | None,
+        return_state: bool,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, tuple[MixerState, ...] | None, tuple[RouterOutput | None, ...]]:
+        """What :meth:`hidden_states` returns, and every layer's router output."""
         _check_tokens("tokens", tokens, ("batch", "time"))
         states = self._layer_states(state)
         x = self.embedding(tokens)
         recompute = (
             self.config.activation_checkpointing and self.training and torch.is_grad_enabled()
         )
-        new_states = []
+        new_states, routers = [], []
         for block, layer_state in zip(self.blocks, states, strict=True):
             arguments = (x, layer_state, return_state, attention_mask, cu_seqlens)
             if recompute:
-                x, layer_state = checkpoint(block, *arguments, use_reentrant=False)
+                x, layer_state, router = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x, layer_state = block(*arguments)
+                x, layer_state, router = block(*arguments)
             new_states.append(layer_state)
-        return self.norm(x), tuple(new_states) if return_state else None
+            routers.append(router)
+        return self.norm(x), tuple(new_states) if return_state else None, tuple(routers)
+
+    def _balance_loss(
+        self,
+        routers: Sequence[RouterOutput | None],
+        tokens: Tensor,
+        attention_mask: Tensor | None,
+    ) -> Tensor | None:
+        routed = [router for router in routers if router is not None]
+        if not routed:
+            return None
+        if self.config.balance == "layer":
+            return torch.stack([router.aux_loss for router in routed]).mean()
+        sizes = {(router.logits.shape[-1], router.indices.shape[-1]) for router in routed}
+        if len(sizes) > 1:
+            raise ValueError(
+                "balance must be 'layer' where layers differ in memories or top_k, got 'pooled'"
+            )
+        mask = check_attention_mask(attention_mask, tokens)
+        return load_balancing_loss(
+            torch.cat([router.logits for router in routed]),
+            routed[0].indices.shape[-1],
+            mask=None if mask is None else mask.repeat(len(routed), 1),
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocab_size) scores of the next token from normalised hidden states."""
@@ -429,9 +511,19 @@ class LanguageModel(nn.Module):
                 raise ValueError(f"{os.fspath(path)} does not hold a rankone language model")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         dtype = tensors["embedding.weight"].dtype
-        model = cls(LanguageModelConfig.from_json(config), mixer=mixer, device=device, dtype=dtype)
+        # A subclass is a configuration with a constructor of its own, and this one holds it all.
+        model = cls.__new__(cls)
+        LanguageModel.__init__(
+            model, LanguageModelConfig.from_json(config), mixer=mixer, device=device, dtype=dtype
+        )
         model.load_state_dict(tensors)
         return model
+
+    @property
+    def layer_types(self) -> list[str]:
+        """The registered name of every layer's mixer, or its class's name where it has none."""
+        kinds = [type(block.mixer) for block in self._blocks]
+        return [mixer_name(kind) or kind.__name__ for kind in kinds]
 
     @property
     def _blocks(self) -> Sequence[Block]:
@@ -474,10 +566,11 @@ def _layer_mixer(
     if not isinstance(options, Mapping):
         options = options[layer]
     if isinstance(choice, (str, type)) or mixer_name(choice) is not None:
+        options = dict(options)
         return build_mixer(
             choice,
             config.hidden_size,
-            config.num_heads,
+            options.pop("num_heads", config.num_heads),
             layer_idx=layer,
             num_layers=config.num_layers,
             **placement,

@@ -36,6 +36,10 @@ class Mixer(Protocol):
       token gives the same outputs, and a padded or packed text those of the text alone;
     - is registered under a name with :func:`register_mixer`, so that a saved model finds it.
 
+    A mixer that routes its tokens also has ``returns_router = True``, and its ``forward`` takes
+    ``return_router``, which puts a :class:`rankone.nn.RouterOutput` at the end of its results; a
+    language model adds the balance loss of it to its own.
+
     The state is None for the start of a sequence, or a tensor, or a (named) tuple of tensors and
     None whose first axis is the sequence (batch row, or packed sequence). It is never changed in
     place.
@@ -152,6 +156,11 @@ def build_mixer(
     }
     context = {name: value for name, value in context.items() if name in accepted}
     return check_mixer(mixer(hidden_size, num_heads, **{**context, **options}))
+
+
+def returns_router(module: object) -> bool:
+    """Whether a mixer routes its tokens and can say how."""
+    return bool(getattr(module, "returns_router", False))
 
 
 def check_mixer(module: object) -> nn.Module:

@@ -6,6 +6,8 @@ result has the input's dtype, so the layers behave the same under autocast and i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -105,6 +107,7 @@ NORMS = ("srmsnorm", "rmsnorm", "layernorm")
 def make_norm(
     name: str,
     dim: int,
+    eps: float | None = None,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -114,6 +117,7 @@ def make_norm(
     Args:
         name: ``"srmsnorm"``, ``"rmsnorm"`` or ``"layernorm"``.
         dim: size of the last axis.
+        eps: of the norm; default that of its class.
 
     Raises:
         ValueError: for an unknown name.
@@ -123,12 +127,13 @@ def make_norm(
         >>> make_norm("srmsnorm", 8)
         SRMSNorm(8, eps=1e-08)
     """
+    given: dict[str, Any] = {} if eps is None else {"eps": eps}
     if name == "srmsnorm":
-        return SRMSNorm(dim)
+        return SRMSNorm(dim, **given)
     if name == "rmsnorm":
-        return RMSNorm(dim, device=device, dtype=dtype)
+        return RMSNorm(dim, **given, device=device, dtype=dtype)
     if name == "layernorm":
-        return LayerNorm(dim, device=device, dtype=dtype)
+        return LayerNorm(dim, **given, device=device, dtype=dtype)
     raise ValueError(f"norm must be one of {list(NORMS)}, got {name!r}")
 
 

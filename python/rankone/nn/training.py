@@ -243,8 +243,8 @@ def evaluate(model: nn.Module, tokens: Tensor, *, length: int, batch_size: int =
     Every token but the first is predicted once, from the tokens before it in its window.
 
     Args:
-        model: ``model(tokens=, labels=)`` returns an object with a scalar ``loss``, the mean over
-            the tokens after the first of each window.
+        model: ``model(tokens=, labels=)`` returns an object with a scalar ``cross_entropy``, the
+            mean over the tokens after the first of each window.
         tokens: (n,) int64.
         length: tokens that are predicted a window.
         batch_size: windows that are read at once.
@@ -277,7 +277,8 @@ def evaluate(model: nn.Module, tokens: Tensor, *, length: int, batch_size: int =
     was_training = model.training
     model.eval()
     total = sum(
-        model(tokens=batch, labels=batch).loss.item() * batch[:, 1:].numel() for batch in batches
+        model(tokens=batch, labels=batch).cross_entropy.item() * batch[:, 1:].numel()
+        for batch in batches
     )
     model.train(was_training)
     return total / predicted

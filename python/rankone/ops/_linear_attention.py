@@ -8,30 +8,19 @@ token.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from rankone.ops import _chunked, _library, checks
+from rankone.ops import _library, _sequence, checks
+from rankone.ops import _linear_attention_chunked as composite
+from rankone.ops._sequence import output_dtype, state_dtype
 
 MAX_HEAD_DIM = 256
 CHUNK_SIZES = (16, 32, 64, 128)
-BACKENDS = ("auto", "native", "torch")
-
-# Values of rankone::DecayForm.
-PER_HEAD, PER_TOKEN, PER_CHANNEL = 1, 2, 3
 
 State = Tensor | tuple[Tensor, Tensor] | None
-
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of states and decays, and of the accumulation, for inputs of ``dtype``."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def output_dtype(q: Tensor) -> torch.dtype:
-    """Dtype of the result: that of q, or autocast's where autocast applies."""
-    dtype = checks.autocast_dtype(q)
-    return q.dtype if dtype is None or q.dtype == torch.float64 else dtype
 
 
 def join_state(state: State) -> Tensor | None:
@@ -75,10 +64,8 @@ def check_arguments(
     checks.check_shape(
         "v", v, (batch, time, kv_heads, v.shape[-1]), "batch and time as in q, kv_heads as in k"
     )
-    if chunk_size is not None and chunk_size not in CHUNK_SIZES:
-        raise ValueError(f"chunk_size must be one of {CHUNK_SIZES} or None, got {chunk_size}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+    _sequence.check_chunk_size(chunk_size, CHUNK_SIZES)
+    _sequence.check_backend(backend)
     if not causal:
         for name, given in (
             ("log_decay", log_decay is not None),
@@ -92,12 +79,12 @@ def check_arguments(
         _check_log_decay(log_decay, (batch, time, kv_heads, key_dim))
     if cu_seqlens is not None:
         checks.check_cu_seqlens(cu_seqlens, batch)
-    sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
+    sequences = _sequence.sequence_count(q, cu_seqlens)
     _check_state("initial_state", initial_state, normalize,
                  (sequences, kv_heads, key_dim, v.shape[-1]))  # fmt: skip
-    states = dict(zip(("S", "z"), initial_state, strict=True)) if isinstance(initial_state, tuple) else {
-        "initial_state": initial_state
-    }  # fmt: skip
+    states: dict[str, Any] = {"initial_state": initial_state}
+    if isinstance(initial_state, tuple):
+        states = {f"initial_state[{index}]": part for index, part in enumerate(initial_state)}
     checks.check_same_device(
         {"q": q, "k": k, "v": v, "log_decay": log_decay, "cu_seqlens": cu_seqlens, **states}
     )
@@ -141,17 +128,13 @@ def _check_state(name: str, state: State, normalize: bool, sizes: tuple[int, ...
 # The custom ops.
 
 
-def _sequence_count(q: Tensor, cu_seqlens: Tensor | None) -> int:
-    return q.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
-
-
 def _empty_outputs(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None, ones_column: bool
 ) -> tuple[Tensor, Tensor]:
     columns = v.shape[-1] + ones_column
     dtype = state_dtype(q.dtype)
     output = q.new_empty((*q.shape[:3], columns), dtype=dtype if ones_column else q.dtype)
-    sequences = _sequence_count(q, cu_seqlens)
+    sequences = _sequence.sequence_count(q, cu_seqlens)
     state = q.new_empty((sequences, k.shape[2], q.shape[-1], columns), dtype=dtype)
     return output, state
 
@@ -165,9 +148,9 @@ def _empty_gradients(
     ones_column: bool,
     need_log_decay_grad: bool,
     need_initial_state_grad: bool,
-) -> _chunked.Gradients:
+) -> composite.Gradients:
     dtype = state_dtype(q.dtype)
-    sequences, kv_heads = _sequence_count(q, cu_seqlens), k.shape[2]
+    sequences, kv_heads = _sequence.sequence_count(q, cu_seqlens), k.shape[2]
     decay_grad = state_grad = None
     if need_log_decay_grad and log_decay is not None:
         shape = (sequences, kv_heads) if log_decay.ndim == 1 else log_decay.shape
@@ -178,26 +161,7 @@ def _empty_gradients(
     q_grad, k_grad, v_grad = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (q, k, v)
     )
-    return _chunked.Gradients(q_grad, k_grad, v_grad, decay_grad, state_grad)
-
-
-def _check_values(q: Tensor, log_decay: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    if log_decay is not None:
-        checks.check_log_decay_values(log_decay)
-    if cu_seqlens is not None:
-        checks.check_cu_seqlens_values(cu_seqlens, q.shape[1])
-
-
-def _choose(op: str, q: Tensor, backend: str):
-    """The native kernels to run on, or None for composite torch code."""
-    if backend == "torch":
-        return None
-    if backend == "native":
-        return _library.require_native(op, q.device, q.dtype)
-    native = _library.native_for(q.device, q.dtype)
-    if native is None:
-        _library.warn_composite(op, q.device.type)
-    return native
+    return composite.Gradients(q_grad, k_grad, v_grad, decay_grad, state_grad)
 
 
 def native_inputs(
@@ -221,24 +185,9 @@ def native_inputs(
     batch, time = outer if len(outer) == 2 else (outer[0], 1)
     kv_heads, value_dim = k.shape[-2], v.shape[-1]
     q, k, v = _library.row_contiguous(q), _library.row_contiguous(k), _library.row_contiguous(v)
-    form, decay = 0, (0, 0, 0, 0)
-    if log_decay is not None:
-        if log_decay.dtype != dtype:
-            log_decay = log_decay.to(dtype)
-        if log_decay.ndim == 1:
-            log_decay = log_decay.contiguous()
-            form, decay = PER_HEAD, (log_decay.data_ptr(), 0, 0, 0)
-        elif log_decay.ndim == q.ndim:
-            log_decay = _library.row_contiguous(log_decay)
-            form, decay = PER_CHANNEL, _library.tokens(log_decay, q.ndim - 2)
-        else:
-            form, decay = PER_TOKEN, _library.tokens(log_decay, q.ndim - 2)
-    if initial_state is not None:
-        if initial_state.dtype != dtype:
-            initial_state = initial_state.to(dtype)
-        initial_state = initial_state.contiguous()
-    if cu_seqlens is not None:
-        cu_seqlens = cu_seqlens.to(torch.int64).contiguous()
+    form, decay, log_decay = _sequence.native_log_decay(log_decay, dtype, q.ndim)
+    initial_state = _sequence.native_state(initial_state, dtype)
+    cu_seqlens = _sequence.native_offsets(cu_seqlens)
     sequences = batch if cu_seqlens is None else cu_seqlens.numel() - 1
     axis = q.ndim - 2
     numbers = (
@@ -263,7 +212,7 @@ def run_backward(
     inputs: tuple,
     output_grad: Tensor,
     final_state_grad: Tensor | None,
-    gradients: _chunked.Gradients,
+    gradients: composite.Gradients,
 ) -> None:
     """Call the native backward; both incoming gradients are contiguous."""
     outgoing = (gradients.q, gradients.k, gradients.v, gradients.log_decay, gradients.initial_state)
@@ -277,14 +226,14 @@ def run_backward(
 def _forward_impl(
     q, k, v, log_decay, initial_state, cu_seqlens, scale, ones_column, chunk_size, backend
 ):
-    _check_values(q, log_decay, cu_seqlens)
+    _sequence.check_values(q.shape[1], log_decay, cu_seqlens)
     output, final_state = _empty_outputs(q, k, v, cu_seqlens, ones_column)
     arguments = (q, k, v, log_decay, initial_state, cu_seqlens, scale, ones_column, chunk_size)
-    native = _choose("linear_attention", q, backend)
+    native = _sequence.choose("linear_attention", q, backend)
     if final_state.numel() == 0:
         return output, final_state
     if native is None:
-        _chunked.forward(*arguments, output, final_state)
+        composite.forward(*arguments, output, final_state)
     else:
         inputs, alive = native_inputs(*arguments)
         run_forward(native, inputs, output, final_state)
@@ -298,11 +247,6 @@ def _forward_fake(
     return _empty_outputs(q, k, v, cu_seqlens, ones_column)
 
 
-def _optional(tensor: Tensor | None, like: Tensor) -> Tensor:
-    """An op cannot return None: an unwanted gradient is a tensor without elements."""
-    return like.new_empty(0) if tensor is None else tensor
-
-
 def _backward_impl(
     q, k, v, log_decay, initial_state, cu_seqlens, output_grad, final_state_grad, scale,
     ones_column, chunk_size, backend, need_log_decay_grad, need_initial_state_grad,
@@ -311,11 +255,11 @@ def _backward_impl(
         q, k, v, log_decay, cu_seqlens, ones_column, need_log_decay_grad, need_initial_state_grad
     )
     arguments = (q, k, v, log_decay, initial_state, cu_seqlens, scale, ones_column, chunk_size)
-    native = _choose("linear_attention", q, backend)
-    if k.shape[2] > 0 and _sequence_count(q, cu_seqlens) > 0:
+    native = _sequence.choose("linear_attention", q, backend)
+    if k.shape[2] > 0 and _sequence.sequence_count(q, cu_seqlens) > 0:
         dtype = state_dtype(q.dtype)
         if native is None:
-            _chunked.backward(*arguments, output_grad, final_state_grad, dtype, gradients)
+            composite.backward(*arguments, output_grad, final_state_grad, dtype, gradients)
         else:
             inputs, alive = native_inputs(*arguments)
             output_grad = output_grad.contiguous()
@@ -327,7 +271,7 @@ def _backward_impl(
         gradients.log_decay.zero_()
     return (
         gradients.q, gradients.k, gradients.v,
-        _optional(gradients.log_decay, q), _optional(gradients.initial_state, q),
+        _sequence.optional(gradients.log_decay, q), _sequence.optional(gradients.initial_state, q),
     )  # fmt: skip
 
 
@@ -340,7 +284,7 @@ def _backward_fake(
     )
     return (
         gradients.q, gradients.k, gradients.v,
-        _optional(gradients.log_decay, q), _optional(gradients.initial_state, q),
+        _sequence.optional(gradients.log_decay, q), _sequence.optional(gradients.initial_state, q),
     )  # fmt: skip
 
 
@@ -374,10 +318,12 @@ def _step_impl(q, k, v, state, log_decay, scale, ones_column, backend):
     new_state = q.new_empty((q.shape[0], k.shape[1], k.shape[2], columns), dtype=dtype)
     if new_state.numel() == 0:
         return output, new_state
-    native = _choose("linear_attention_step", q, backend)
+    native = _sequence.choose("linear_attention_step", q, backend)
     if native is None:
         arguments = _as_one_token(q, k, v, log_decay)
-        _chunked.forward(*arguments, state, None, scale, ones_column, 0, output[:, None], new_state)
+        composite.forward(
+            *arguments, state, None, scale, ones_column, 0, output[:, None], new_state
+        )
     else:
         inputs, alive = native_inputs(q, k, v, log_decay, state, None, scale, ones_column, 0)
         _library.call(
@@ -637,11 +583,8 @@ def linear_attention_step(
 
 
 def _scale(scale: float | None, key_dim: int, normalize: bool) -> float:
-    if scale is None:
-        return 1.0 if normalize else key_dim**-0.5
-    if not scale == scale or scale in (float("inf"), float("-inf")):
-        raise ValueError(f"scale must be finite, got {scale}")
-    return 1.0 if normalize else float(scale)
+    scale = _sequence.finite_scale(scale, key_dim)
+    return 1.0 if normalize else scale
 
 
 def _whole_sequence(

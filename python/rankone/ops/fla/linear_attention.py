@@ -1,14 +1,4 @@
-"""The linear-attention functions of flash-linear-attention (fla) under their own names.
-
-Argument order, defaults, state shapes and return structure are those of ``fla.ops``; beneath is
-:func:`rankone.ops.linear_attention`, so a user of fla changes only the import::
-
-    from rankone.ops.fla import chunk_gla
-
-Differences: grouped heads are accepted (k and v may have fewer heads than q), gates must be at
-most 0 and are checked on CPU tensors, and every argument is checked with an error that names it.
-``chunk_*`` and ``fused_recurrent_*`` give the same result here.
-"""
+"""fla's functions of linear attention, over :func:`rankone.ops.linear_attention`."""
 
 from __future__ import annotations
 
