@@ -28,9 +28,17 @@ function(rankone_cpu_sources result)
   set(${result} ${sources} PARENT_SCOPE)
 endfunction()
 
+# RANKONE_CUDA_<FAMILY> for every family with CUDA kernels, for the bindings.
+function(rankone_define_cuda_families target)
+  foreach(family IN LISTS RANKONE_CUDA_FAMILIES)
+    string(TOUPPER ${family} name)
+    target_compile_definitions(${target} PRIVATE RANKONE_CUDA_${name}=1)
+  endforeach()
+endfunction()
+
 function(rankone_cuda_sources result)
   set(sources "")
-  foreach(family IN LISTS RANKONE_FAMILIES)
+  foreach(family IN LISTS RANKONE_CUDA_FAMILIES)
     file(GLOB found CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/${family}*.cu)
     list(APPEND sources ${found})
   endforeach()

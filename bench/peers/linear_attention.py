@@ -199,7 +199,7 @@ def _fla_unavailable(case: Case, device: torch.device) -> str | None:
 
 
 def _native_unavailable(case: Case, device: torch.device) -> str | None:
-    if native_for(device, case.dtype) is None:
+    if native_for("linear_attention", device, case.dtype) is None:
         return f"this installation has no native kernels for {device.type}"
     return None
 

@@ -73,7 +73,7 @@ void bind_delta_rule_cpu(py::module_& module) {
   def_cpu(module, "delta_rule_step", &step, &cpu::delta_rule_step);
 }
 
-#ifdef RANKONE_WITH_CUDA
+#ifdef RANKONE_CUDA_DELTA_RULE
 void bind_delta_rule_cuda(py::module_& module) {
   def_cuda(module, "delta_rule_forward", &forward, &cuda::delta_rule_forward,
            &cuda::delta_rule_forward_workspace);

@@ -71,7 +71,7 @@ void bind_linear_attention_cpu(py::module_& module) {
   module.def("linear_attention_instruction_set", &cpu::linear_attention_instruction_set);
 }
 
-#ifdef RANKONE_WITH_CUDA
+#ifdef RANKONE_CUDA_LINEAR_ATTENTION
 void bind_linear_attention_cuda(py::module_& module) {
   def_cuda(module, "linear_attention_forward", &forward, &cuda::linear_attention_forward,
            &cuda::linear_attention_forward_workspace);

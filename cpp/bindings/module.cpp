@@ -25,7 +25,9 @@ PYBIND11_MODULE(_native, module) {
   module.attr("has_cuda") = true;
   py::module_ cuda = module.def_submodule("cuda", "CUDA kernels.");
   rankone::bindings::bind_linear_attention_cuda(cuda);
+#ifdef RANKONE_CUDA_DELTA_RULE
   rankone::bindings::bind_delta_rule_cuda(cuda);
+#endif
 #else
   module.attr("has_cuda") = false;
 #endif

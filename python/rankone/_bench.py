@@ -49,7 +49,7 @@ def bench(
     """
     _environment.check_device(device)
     sides = [NATIVE, EAGER, SDPA]
-    if native_for(torch.device(device), dtype) is None:
+    if native_for("linear_attention", torch.device(device), dtype) is None:
         sides.remove(NATIVE)
     inputs = {
         length: _inputs(length, heads, head_dim, device, dtype, random_state) for length in lengths

@@ -49,6 +49,6 @@ def emulated(emulation_module, monkeypatch):
     from rankone.ops import _library
 
     kernels = EmulatedKernels(emulation_module)
-    monkeypatch.setattr(_library, "native_for", lambda device, dtype: kernels)
+    monkeypatch.setattr(_library, "native_for", lambda op, device, dtype: kernels)
     yield emulation_module
     emulation_module.set_schedule_seed(0)

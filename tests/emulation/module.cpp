@@ -8,7 +8,9 @@ PYBIND11_MODULE(rankone_emulation, module) {
   py::register_exception<rankone::CudaError>(module, "CudaError", PyExc_RuntimeError);
   py::register_exception<rankone::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
   rankone::bindings::bind_linear_attention_cuda(module);
+#ifdef RANKONE_CUDA_DELTA_RULE
   rankone::bindings::bind_delta_rule_cuda(module);
+#endif
   module.def("set_schedule_seed", &rankone::emulation::set_schedule_seed);
   module.def("set_multiprocessors", &rankone::emulation::set_multiprocessors);
 }

@@ -494,7 +494,7 @@ def test_values_are_read_where_the_environment_asks_for_it(monkeypatch, change, 
 def test_a_refused_call_leaves_the_process_usable():
     case = Case(time=70, decay="token", dtype=torch.float32)
     moved = on_device(case)
-    native = _library.native_for(moved.q.device, torch.float32)
+    native = _library.native_for("linear_attention", moved.q.device, torch.float32)
     numbers, alive = native_inputs(
         moved.q, moved.k, moved.v, moved.log_decay, moved.state, None, 0.5, False, 0
     )

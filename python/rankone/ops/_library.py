@@ -40,15 +40,19 @@ def native_module() -> ModuleType | None:
     return _native
 
 
-def native_for(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
-    """The submodule of kernels for tensors of this device and dtype, or None if there is none."""
+def native_for(op: str, device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """The submodule with the kernels of ``op`` for this device and dtype, or None.
+
+    ``op`` is a public name of a family; a family may have kernels for one device only.
+    """
     if _native is None:
         return None
+    kernels = None
     if device.type == "cpu":
-        return _native.cpu
-    if device.type == "cuda" and _native.has_cuda and dtype != torch.float64:
-        return _native.cuda
-    return None
+        kernels = _native.cpu
+    elif device.type == "cuda" and _native.has_cuda and dtype != torch.float64:
+        kernels = _native.cuda
+    return kernels if hasattr(kernels, f"{op.removesuffix('_step')}_step") else None
 
 
 @functools.cache
@@ -64,7 +68,7 @@ def warn_composite(op: str, device_type: str) -> None:
 
 def require_native(op: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
     """The kernels for ``backend="native"``, or an error that says how to get them."""
-    native = native_for(device, dtype)
+    native = native_for(op, device, dtype)
     if native is None:
         raise RuntimeError(
             f"backend='native' of rankone.ops.{op} has no kernels for {dtype} tensors on "

@@ -68,7 +68,7 @@ def choose(op: str, tensor: Tensor, backend: str) -> ModuleType | None:
         return None
     if backend == "native":
         return _library.require_native(op, tensor.device, tensor.dtype)
-    native = _library.native_for(tensor.device, tensor.dtype)
+    native = _library.native_for(op, tensor.device, tensor.dtype)
     if native is None:
         _library.warn_composite(op, tensor.device.type)
     return native
