@@ -23,6 +23,8 @@ constexpr int kDefaultChunk = 32;
 constexpr int kChannelChunk = 16;
 /// Tokens whose gradients one task sums over value heads.
 constexpr std::int64_t kSumTokens = 256;
+/// The kernels take any dims; past this a state alone would fill a machine.
+constexpr std::int64_t kLargestDim = 1 << 16;
 
 const DeltaRuleKernels& kernels() {
 #if defined(__x86_64__)
@@ -42,6 +44,7 @@ void check(const DeltaRuleInputs& inputs) {
   const DeltaRuleShape& shape = inputs.shape;
   element_size(inputs.dtype);
   check_sequences(shape);
+  check_dims(shape, kLargestDim);
   require(shape.heads >= 1, "heads", "expected at least 1" + got(shape.heads));
   require(shape.value_heads >= 1 && shape.value_heads % shape.heads == 0, "value_heads",
           "expected a positive multiple of heads = " + std::to_string(shape.heads) +
@@ -224,7 +227,9 @@ void sum_partial_gradients(const DeltaRuleBackward& problem, const PartialGradie
   const DeltaRuleInputs& inputs = problem.inputs;
   const DeltaRuleShape& shape = inputs.shape;
   const std::int64_t blocks = (shape.time + kSumTokens - 1) / kSumTokens;
-  parallel_for(2 * shape.batch * blocks * shape.heads, num_threads, [&](std::int64_t index, int) {
+  const std::int64_t num_tasks = 2 * shape.batch * blocks * shape.heads;
+  if (num_tasks == 0) return;
+  const auto task_of = [&](std::int64_t index) {
     const bool keys = index % 2 == 1;
     const std::int64_t head = index / 2 % shape.heads, block = index / 2 / shape.heads;
     const std::int64_t begin = block % blocks * kSumTokens;
@@ -240,7 +245,13 @@ void sum_partial_gradients(const DeltaRuleBackward& problem, const PartialGradie
     sum.norm_eps = inputs.l2norm_eps;
     sum.grad = output_of(keys ? problem.k_grad : problem.q_grad, inputs.dtype, tokens, head,
                          shape.time, shape.heads, shape.key_dim);
-    kernels().sum(sum, is_float64(inputs.dtype));
+    return sum;
+  };
+  const bool float64 = is_float64(inputs.dtype);
+  const int workers = static_cast<int>(std::min<std::int64_t>(num_threads, num_tasks));
+  const Workspaces workspaces(workers, kernels().sum_workspace(task_of(0), float64));
+  parallel_for(num_tasks, workers, [&](std::int64_t index, int worker) {
+    kernels().sum(task_of(index), float64, workspaces.of(worker));
   });
 }
 
@@ -325,12 +336,12 @@ void delta_rule_step(const DeltaRuleStep& problem, int num_threads) {
   require(problem.state_out != nullptr || shape.batch == 0, "state_out", "expected data, got null");
 
   const std::int64_t num_tasks = shape.batch * shape.value_heads;
+  if (num_tasks == 0) return;
   const DataType type = state_type(inputs.dtype);
   const std::int64_t bytes = num_tasks * shape.key_dim * shape.value_dim * element_size(type);
   const int threads = static_cast<int>(
       std::clamp<std::int64_t>(bytes / kStepBytesPerThread, 1, std::max(num_threads, 1)));
-  const DeltaRuleKernels& table = kernels();
-  parallel_for(num_tasks, threads, [&](std::int64_t index, int) {
+  const auto task_of = [&](std::int64_t index) {
     const Part part{index / shape.value_heads, index % shape.value_heads, 1};
     const DeltaRuleTask base = forward_task({inputs, problem.output, problem.state_out}, part);
     DeltaRuleStepTask task;
@@ -345,7 +356,13 @@ void delta_rule_step(const DeltaRuleStep& problem, int num_threads) {
     task.state_in = base.initial_state;
     task.state_out = base.final_state;
     task.output = base.output;
-    table.step(task, is_float64(inputs.dtype));
+    return task;
+  };
+  const bool float64 = is_float64(inputs.dtype);
+  const DeltaRuleKernels& table = kernels();
+  const Workspaces workspaces(threads, table.step_workspace(task_of(0), float64));
+  parallel_for(num_tasks, threads, [&](std::int64_t index, int worker) {
+    table.step(task_of(index), float64, workspaces.of(worker));
   });
 }
 

@@ -410,20 +410,21 @@ class DeltaBackward {
     tile.store(target, stride);
   }
 
+  /// Row `row` of S dS, lane by lane.
+  Vec<T> passing_row(const T* entry, const T* state_grad, int row) const {
+    Vec<T> sum = zero<T>();
+    for (int v = 0; v < value_vectors_; ++v) {
+      const std::int64_t at = panel_offset<T>(key_dim_, row, v);
+      sum = fma(load<T>(entry + at), load<T>(state_grad + at), sum);
+    }
+    return sum;
+  }
+
   void decay_gradient(int head, const T* entry, const T* state_grad) {
     const int size = chunk_.tokens().size;
     const std::int64_t stride = chunk_.score_stride();
     Vec<T> through = zero<T>();
-    for_each_panel(value_vectors_, [&](auto vectors, int panel) {
-      constexpr int V = decltype(vectors)::value;
-      for (int row = 0; row < key_dim_; ++row) {
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const std::int64_t at = panel_state(panel) + row * kPanel<T> + v * kLanes<T>;
-          through = fma(load<T>(entry + at), load<T>(state_grad + at), through);
-        }
-      }
-    });
+    for (int row = 0; row < key_dim_; ++row) through += passing_row(entry, state_grad, row);
     T* grads = static_cast<T*>(task_.log_decay_grad.data);
     const std::int64_t time_stride = task_.log_decay_grad.time_stride;
     grads += chunk_.tokens().first * time_stride + head * task_.log_decay_grad.head_stride;
@@ -560,12 +561,7 @@ class DeltaBackward {
     const int channels = smaller(kLanes<T>, key_dim_ - lane);
     alignas(64) T sums[kLanes<T>] = {};
     for (int c = 0; c < channels; ++c) {
-      Vec<T> through = zero<T>();
-      for (int v = 0; v < value_vectors_; ++v) {
-        const std::int64_t at = panel_offset<T>(key_dim_, lane + c, v);
-        through = fma(load<T>(entry + at), load<T>(state_grad + at), through);
-      }
-      sums[c] = static_cast<T>(sum_lanes<T>(through));
+      sums[c] = static_cast<T>(sum_lanes<T>(passing_row(entry, state_grad, lane + c)));
     }
     Vec<T> leaving = load<T>(sums) * LeadingLanes<T>(channels).load(chunk_.decay().total + lane);
     for (int row = 0; row < size; ++row) {

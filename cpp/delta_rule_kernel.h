@@ -22,13 +22,24 @@ void run_delta(const DeltaRuleTask& task, void* workspace) {
   Kernel(task, arena).run();
 }
 
+/// The rows of a sum: a gradient and a normalised row.
 template <typename T>
-void sum_value_heads(const DeltaRuleSum& task) {
+std::size_t sum_workspace(const DeltaRuleSum& task) {
+  Arena counter(nullptr);
+  for (int rows = 0; rows < 2; ++rows) counter.take<T>(round_to_lanes<T>(task.rows.columns));
+  return counter.used();
+}
+
+template <typename T>
+void sum_value_heads(const DeltaRuleSum& task, void* workspace) {
   const FlushToZero flush;
   constexpr int L = kLanes<T>;
   const int columns = task.rows.columns;
   const std::int64_t stride = round_to_lanes<T>(columns);
-  alignas(64) T grad[kMaxHeadDim], unit[kMaxHeadDim], scratch[row_products_scratch<T>(1)];
+  Arena arena(workspace);
+  T* grad = arena.take<T>(stride);
+  T* unit = arena.take<T>(stride);
+  alignas(64) T scratch[row_products_scratch<T>(1)];
   for (std::int64_t time = 0; time < task.length; ++time) {
     const Chunk token{time, 1, false};
     for (int head = 0; head < task.value_heads; ++head) {
@@ -66,10 +77,16 @@ const DeltaRuleKernels kDeltaRule = {
               : run_delta<DeltaBackward<float>>(task, workspace);
     },
     [](const DeltaRuleSum& task, bool float64) {
-      float64 ? sum_value_heads<double>(task) : sum_value_heads<float>(task);
+      return float64 ? sum_workspace<double>(task) : sum_workspace<float>(task);
+    },
+    [](const DeltaRuleSum& task, bool float64, void* workspace) {
+      float64 ? sum_value_heads<double>(task, workspace) : sum_value_heads<float>(task, workspace);
     },
     [](const DeltaRuleStepTask& task, bool float64) {
-      float64 ? delta_step<double>(task) : delta_step<float>(task);
+      return float64 ? delta_step_workspace<double>(task) : delta_step_workspace<float>(task);
+    },
+    [](const DeltaRuleStepTask& task, bool float64, void* workspace) {
+      float64 ? delta_step<double>(task, workspace) : delta_step<float>(task, workspace);
     },
     [](bool float64) { return float64 ? kPanel<double> : kPanel<float>; },
 };

@@ -13,19 +13,24 @@ namespace rankone::cpu::RANKONE_ISA {
 /// A token's operands as vectors of T, padded with zeros to whole vectors.
 template <typename T>
 struct DeltaStepRows {
-  static constexpr int kWidth = static_cast<int>(kMaxHeadDim);
-  alignas(64) T q[kWidth];
-  alignas(64) T k[kWidth];
-  alignas(64) T v[kWidth];
-  alignas(64) T decay[kWidth];
-  alignas(64) T decay_low[kWidth];  // what its rounding left out: decoding repeats it every token
-  alignas(64) T out[kWidth];
-  T beta;
+  DeltaStepRows(const DeltaRuleStepTask& task, Arena& arena)
+      : q(arena.take<T>(round_to_lanes<T>(task.k.columns))),
+        k(arena.take<T>(round_to_lanes<T>(task.k.columns))),
+        decay(arena.take<T>(round_to_lanes<T>(task.k.columns))),
+        decay_low(arena.take<T>(round_to_lanes<T>(task.k.columns))),
+        v(arena.take<T>(round_to_lanes<T>(task.v.columns))),
+        out(arena.take<T>(round_to_lanes<T>(task.v.columns))) {}
+
+  T *q, *k, *decay;
+  T* decay_low;  // what its rounding left out: decoding repeats it every token
+  T *v, *out;
+  T beta = T(0);
 };
 
 /// Columns [column, column + V * lanes); the last vector holds `last` columns.
 template <typename T, int V>
-void delta_step_tile(const DeltaRuleStepTask& task, DeltaStepRows<T>& rows, int column, int last) {
+void delta_step_tile(const DeltaRuleStepTask& task, const DeltaStepRows<T>& rows, int column,
+                     int last) {
   const int key_dim = task.k.columns;
   const std::int64_t stride = task.v.columns;
   const T* state_in = static_cast<const T*>(task.state_in);
@@ -74,10 +79,18 @@ void delta_step_tile(const DeltaRuleStepTask& task, DeltaStepRows<T>& rows, int 
 }
 
 template <typename T>
-void delta_step(const DeltaRuleStepTask& task) {
+std::size_t delta_step_workspace(const DeltaRuleStepTask& task) {
+  Arena counter(nullptr);
+  const DeltaStepRows<T> rows(task, counter);
+  return counter.used();
+}
+
+template <typename T>
+void delta_step(const DeltaRuleStepTask& task, void* workspace) {
   constexpr int L = kLanes<T>;
   const FlushToZero flush;
-  DeltaStepRows<T> rows;
+  Arena arena(workspace);
+  DeltaStepRows<T> rows(task, arena);
   const int key_dim = task.k.columns, columns = task.v.columns;
   const auto read = [](const SweepRows& source, T* target) {
     read_rows<T>(source, source.data, 0, 1, 0, vectors_for<T>(source.columns),

@@ -76,13 +76,15 @@ struct DeltaRuleStepTask {
 };
 
 struct DeltaRuleKernels {
-  /// Bytes of workspace, 64-byte aligned, that a task of these sizes needs.
+  /// Bytes of workspace, 64-byte aligned, that a task of these sizes needs; and the task.
   std::size_t (*forward_workspace)(const DeltaRuleTask& task, bool float64);
   void (*forward)(const DeltaRuleTask& task, bool float64, void* workspace);
   std::size_t (*backward_workspace)(const DeltaRuleTask& task, bool float64);
   void (*backward)(const DeltaRuleTask& task, bool float64, void* workspace);
-  void (*sum)(const DeltaRuleSum& task, bool float64);
-  void (*step)(const DeltaRuleStepTask& task, bool float64);
+  std::size_t (*sum_workspace)(const DeltaRuleSum& task, bool float64);
+  void (*sum)(const DeltaRuleSum& task, bool float64, void* workspace);
+  std::size_t (*step_workspace)(const DeltaRuleStepTask& task, bool float64);
+  void (*step)(const DeltaRuleStepTask& task, bool float64, void* workspace);
   /// Value columns that one panel holds.
   int (*panel_columns)(bool float64);
 };

@@ -43,15 +43,20 @@ inline DataType state_type(DataType dtype) {
 
 inline bool is_float64(DataType dtype) { return dtype == DataType::kFloat64; }
 
-/// `shape` has batch, time, key_dim, value_dim, cu_seqlens and num_sequences.
+/// Of a shape with key_dim and value_dim.
+template <typename Shape>
+void check_dims(const Shape& shape, std::int64_t largest) {
+  const std::string dims = "expected 1 to " + std::to_string(largest);
+  require(shape.key_dim >= 1 && shape.key_dim <= largest, "key_dim", dims + got(shape.key_dim));
+  require(shape.value_dim >= 1 && shape.value_dim <= largest, "value_dim",
+          dims + got(shape.value_dim));
+}
+
+/// Of a shape with batch, time, cu_seqlens and num_sequences.
 template <typename Shape>
 void check_sequences(const Shape& shape) {
   require(shape.batch >= 0, "batch", "expected at least 0" + got(shape.batch));
   require(shape.time >= 0, "time", "expected at least 0" + got(shape.time));
-  const std::string dims = "expected 1 to " + std::to_string(kMaxHeadDim);
-  require(shape.key_dim >= 1 && shape.key_dim <= kMaxHeadDim, "key_dim", dims + got(shape.key_dim));
-  require(shape.value_dim >= 1 && shape.value_dim <= kMaxHeadDim, "value_dim",
-          dims + got(shape.value_dim));
   if (shape.cu_seqlens == nullptr) {
     require(shape.num_sequences == shape.batch, "num_sequences",
             "expected batch = " + std::to_string(shape.batch) + got(shape.num_sequences));

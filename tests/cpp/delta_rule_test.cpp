@@ -420,6 +420,36 @@ void a_long_sequence_is_swept_again_span_by_span() {
   check::that(together.same_gradients(apart), "spans gave other bits");
 }
 
+void dims_are_not_bounded() {
+  // A decay's gradient sums key_dim * value_dim products, 81,000 here, on both sides.
+  constexpr double kLongerSums = 4;
+  for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerToken, DecayForm::kPerChannel}) {
+    for (const DataType type : {DataType::kFloat32, DataType::kFloat64}) {
+      Problem p;
+      p.type = type;
+      p.form = form;
+      p.time = 40;
+      p.value_heads = 2;
+      p.key_dim = 300;
+      p.value_dim = 270;
+      p.with_state = p.normalizes = true;
+      p.fill(59);
+      const Results expected = recurrence(p);
+      Buffers buffers(p);
+      buffers.forward();
+      buffers.backward(2);
+      const double tolerance = kLongerSums * tolerance_for(type);
+      close(buffers.output.values(), expected.output, tolerance, "output");
+      close(buffers.final_state.values(), expected.final_state, tolerance, "final_state");
+      close(buffers.q_grad.values(), expected.q_grad, tolerance, "q_grad");
+      close(buffers.k_grad.values(), expected.k_grad, tolerance, "k_grad");
+      close(buffers.v_grad.values(), expected.v_grad, tolerance, "v_grad");
+      close(buffers.beta_grad.values(), expected.beta_grad, tolerance, "beta_grad");
+      close(buffers.log_decay_grad.values(), expected.log_decay_grad, tolerance, "log_decay_grad");
+    }
+  }
+}
+
 void packed_sequences_restart_and_empty_ones_keep_their_state() {
   for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerToken, DecayForm::kPerChannel}) {
     Problem p;
@@ -703,7 +733,7 @@ void gradients_that_nobody_wants_are_not_written() {
 void steps_walk_the_recurrence() {
   for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kBFloat16}) {
     for (const DecayForm form : {DecayForm::kNone, DecayForm::kPerToken, DecayForm::kPerChannel}) {
-      for (const int dims : {1, 7, 80, 256}) {
+      for (const int dims : {1, 7, 80, 256, 300}) {
         Problem p;
         p.type = type;
         p.form = form;
@@ -830,7 +860,7 @@ void bad_arguments_are_named() {
   fails([](auto& x) { x.inputs.shape.value_heads = 3; },
         {"value_heads", "multiple of heads = 2", "got 3"});
   fails([](auto& x) { x.inputs.shape.heads = 0; }, {"heads", "at least 1", "got 0"});
-  fails([](auto& x) { x.inputs.shape.key_dim = 257; }, {"key_dim", "1 to 256", "got 257"});
+  fails([](auto& x) { x.inputs.shape.key_dim = -1; }, {"key_dim", "1 to", "got -1"});
   fails([](auto& x) { x.inputs.shape.value_dim = 0; }, {"value_dim", "got 0"});
   fails([](auto& x) { x.inputs.chunk_size = 128; }, {"chunk_size", "16, 32 or 64", "got 128"});
   fails([](auto& x) { x.inputs.scale = kInfinity; }, {"scale", "finite"});
@@ -882,6 +912,7 @@ int main(int argc, char** argv) {
           {"results do not depend on the thread count", results_do_not_depend_on_the_thread_count},
           {"a long sequence is swept again span by span",
            a_long_sequence_is_swept_again_span_by_span},
+          {"dims are not bounded", dims_are_not_bounded},
           {"packed sequences restart and empty ones keep their state",
            packed_sequences_restart_and_empty_ones_keep_their_state},
           {"a zero decay is an exact reset", a_zero_decay_is_an_exact_reset},

@@ -85,16 +85,4 @@ void delta_rule_backward(const DeltaRuleBackward& problem, int num_threads);
 void delta_rule_step(const DeltaRuleStep& problem, int num_threads);
 
 }  // namespace cpu
-
-namespace cuda {
-
-/// As cuda::linear_attention_*.
-void delta_rule_forward(const DeltaRuleForward& problem, void* workspace, void* stream);
-void delta_rule_backward(const DeltaRuleBackward& problem, void* workspace, void* stream);
-void delta_rule_step(const DeltaRuleStep& problem, void* stream);
-
-std::size_t delta_rule_forward_workspace(const DeltaRuleForward& problem);
-std::size_t delta_rule_backward_workspace(const DeltaRuleBackward& problem);
-
-}  // namespace cuda
 }  // namespace rankone
