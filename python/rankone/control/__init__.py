@@ -1,0 +1,1 @@
+"""Control: observers, attack detection, pursuit and evasion."""

@@ -1,0 +1,1 @@
+"""In-context learning theory: linear self-attention, constructed learners, exact ensembles."""

@@ -1,0 +1,1 @@
+"""Imaging: hyperspectral super-resolution."""

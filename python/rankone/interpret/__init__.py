@@ -1,0 +1,1 @@
+"""Interpretability of a user's own networks."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning: exploration, bandits, adversarial losses, with exact planning."""

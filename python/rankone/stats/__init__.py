@@ -1,0 +1,1 @@
+"""Statistics: survival, compositions, adaptive analysis, matrices, cricket."""
