@@ -106,6 +106,33 @@ _METHODS = (
         ),
         family="delta_rule",
     ),
+    Method(
+        slug="naive-bayes-vs-logistic",
+        title="Generative against discriminative linear classifiers",
+        paper=Paper(
+            "Revisiting Discriminative vs. Generative Classifiers: Theory and Implications",
+            "2302.02334",
+        ),
+        field="regression",
+        entry_points=(
+            "rankone.linear_model.LinearGaussianNB",
+            "rankone.linear_model.generative_classifiers.compare_learning_curves",
+            "rankone.linear_model.generative_classifiers.zero_one_excess_bound",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="compositional-partial-correlation",
+        title="Partial correlations between the parts of a composition",
+        paper=Paper("Partial Correlations in Compositional Data Analysis", "1904.09480"),
+        field="statistics",
+        entry_points=(
+            "rankone.stats.CompositionalPartialCorrelation",
+            "rankone.stats.compositional.partial_correlation",
+            "rankone.stats.compositional.residual_correlation",
+        ),
+        extra="stats",
+    ),
 )
 
 

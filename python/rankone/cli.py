@@ -108,6 +108,13 @@ def reproduce(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with status 1 when a claim does not hold.")
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", "--data-dir", exists=True, help="Your own data, for methods that take some."
+        ),
+    ] = None,
+    n_jobs: Annotated[int, typer.Option("--jobs", help="Jobs of simulation sweeps; -1: all.")] = 1,
     random_state: Seed = 0,
     progress: Progress = True,
 ) -> None:
@@ -127,7 +134,13 @@ def reproduce(
         from rankone.reproduce import reproduce as run_all
 
         settings = Settings(
-            full=full, device=device, random_state=random_state, progress=progress, out=out
+            full=full,
+            device=device,
+            random_state=random_state,
+            progress=progress,
+            out=out,
+            data=data,
+            n_jobs=n_jobs,
         )
         run = run_all(asked, settings)
     if run.failures:

@@ -1,6 +1,7 @@
 """Loaders and generators of data, each with its source, licence and version."""
 
 from rankone.datasets.recall import RecallExamples, mqar, recall_with_overwrite
+from rankone.datasets.tables import TableDataset, r_table
 from rankone.datasets.text import (
     BigramBaseline,
     TextDataset,
@@ -15,10 +16,12 @@ __all__ = [
     "BytePairTokenizer",
     "ByteTokenizer",
     "RecallExamples",
+    "TableDataset",
     "TextDataset",
     "bigram_baseline",
     "mqar",
     "python_docs",
+    "r_table",
     "recall_with_overwrite",
     "sample_windows",
 ]

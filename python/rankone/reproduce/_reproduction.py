@@ -27,6 +27,8 @@ class Settings:
         random_state: seed of everything random.
         progress: show progress bars, on a terminal.
         out: folder for files that a method writes beside the report, or None.
+        data: file or folder of the user's own data, for the methods that say they take one.
+        n_jobs: jobs of a simulation sweep, as in joblib; results do not depend on it.
         overrides: fields of the method's scale to replace, such as ``{"lengths": (64, 128)}``.
     """
 
@@ -35,6 +37,8 @@ class Settings:
     random_state: int = 0
     progress: bool = True
     out: Path | None = None
+    data: Path | None = None
+    n_jobs: int = 1
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def scale(self, *, quick: Scale, full: Scale) -> Scale:

@@ -1,1 +1,5 @@
-"""Statistics: survival, compositions, adaptive analysis, matrices, cricket."""
+"""Statistics: survival, compositions, adaptive analysis, random matrices, diffusion, cricket."""
+
+from rankone.stats.compositional import CompositionalPartialCorrelation
+
+__all__ = ["CompositionalPartialCorrelation"]
