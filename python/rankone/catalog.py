@@ -133,6 +133,33 @@ _METHODS = (
         ),
         extra="stats",
     ),
+    Method(
+        slug="adaptive-data-analysis",
+        title="Answers to adaptively chosen queries, with guarantees",
+        paper=Paper("Preserving Statistical Validity in Adaptive Data Analysis", "1411.2664"),
+        field="statistics",
+        entry_points=(
+            "rankone.stats.adaptive.Thresholdout",
+            "rankone.stats.adaptive.GaussianMechanism",
+            "rankone.stats.adaptive.PrivateMultiplicativeWeights",
+            "rankone.stats.adaptive.SparseVector",
+            "rankone.stats.adaptive.gaussian_accuracy",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="coulomb-gas",
+        title="Cumulants of linear statistics of Coulomb gases",
+        paper=Paper("Linear statistics for Coulomb gases: higher order cumulants", "2310.16420"),
+        field="statistics",
+        entry_points=(
+            "rankone.stats.coulomb.cumulants",
+            "rankone.stats.coulomb.large_deviation_rate",
+            "rankone.stats.coulomb.sample_coulomb_gas",
+            "rankone.stats.coulomb.exact_cumulants_determinantal",
+        ),
+        extra="stats",
+    ),
 )
 
 
