@@ -160,6 +160,21 @@ _METHODS = (
         ),
         extra="stats",
     ),
+    Method(
+        slug="flexible-survival",
+        title="Survival regression with several covariate-dependent parameters",
+        paper=Paper(
+            "A Flexible Parametric Modelling Framework for Survival Analysis", "1901.03212"
+        ),
+        field="statistics",
+        entry_points=(
+            "rankone.stats.APGWRegressor",
+            "rankone.stats.survival.APGW",
+            "rankone.stats.survival.compare_apgw",
+            "rankone.stats.survival.survival_target",
+        ),
+        extra="stats",
+    ),
 )
 
 

@@ -1,6 +1,11 @@
 """Loaders and generators of data, each with its source, licence and version."""
 
 from rankone.datasets.recall import RecallExamples, mqar, recall_with_overwrite
+from rankone.datasets.survival import (
+    SurvivalDataset,
+    breast_cancer_gbsg2,
+    veterans_lung_cancer,
+)
 from rankone.datasets.tables import TableDataset, r_table
 from rankone.datasets.text import (
     BigramBaseline,
@@ -16,12 +21,15 @@ __all__ = [
     "BytePairTokenizer",
     "ByteTokenizer",
     "RecallExamples",
+    "SurvivalDataset",
     "TableDataset",
     "TextDataset",
     "bigram_baseline",
+    "breast_cancer_gbsg2",
     "mqar",
     "python_docs",
     "r_table",
     "recall_with_overwrite",
     "sample_windows",
+    "veterans_lung_cancer",
 ]

@@ -1,5 +1,6 @@
 """Statistics: survival, compositions, adaptive analysis, random matrices, diffusion, cricket."""
 
 from rankone.stats.compositional import CompositionalPartialCorrelation
+from rankone.stats.survival import APGWRegressor
 
-__all__ = ["CompositionalPartialCorrelation"]
+__all__ = ["APGWRegressor", "CompositionalPartialCorrelation"]
