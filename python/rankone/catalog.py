@@ -107,6 +107,49 @@ _METHODS = (
         family="delta_rule",
     ),
     Method(
+        slug="sparse-random-support",
+        title="Sparse regression with random pivots",
+        paper=Paper("Sparse Linear Regression is Easy on Random Supports", "2511.06211"),
+        field="regression",
+        entry_points=(
+            "rankone.linear_model.RandomPivotLasso",
+            "rankone.linear_model.RandomPivotLassoCV",
+            "rankone.linear_model.RandomPivotPreconditioner",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="dpp-least-squares",
+        title="Least squares at determinantal and volume-sampled points",
+        paper=Paper(
+            "Weighted least-squares approximation with determinantal point processes and "
+            "generalized volume sampling",
+            "2312.14057",
+        ),
+        field="regression",
+        entry_points=(
+            "rankone.linear_model.DPPLeastSquares",
+            "rankone.linear_model.WeightedLeastSquares",
+            "rankone.linear_model.sample_design",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="robust-high-dimensional",
+        title="Screening, nonconvex penalties, Tsallis mixed effects, proximal conjugate gradients",
+        paper=Paper(
+            "Accelerated Gradient Methods for Sparse Statistical Learning with Nonconvex Penalties",
+            "2009.10629",
+        ),
+        field="regression",
+        entry_points=(
+            "rankone.linear_model.NonconvexRegression",
+            "rankone.linear_model.TsallisMixedEffects",
+            "rankone.stats.MutualInfoScreener",
+        ),
+        extra="stats",
+    ),
+    Method(
         slug="naive-bayes-vs-logistic",
         title="Generative against discriminative linear classifiers",
         paper=Paper(

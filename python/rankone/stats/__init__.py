@@ -1,6 +1,14 @@
 """Statistics: survival, compositions, adaptive analysis, random matrices, diffusion, cricket."""
 
 from rankone.stats.compositional import CompositionalPartialCorrelation
-from rankone.stats.survival import APGWRegressor
+from rankone.stats.mutual_info import MutualInfoScreener
+from rankone.stats.q_gaussian import MultivariateQGaussian
+from rankone.stats.survival import APGW, APGWRegressor
 
-__all__ = ["APGWRegressor", "CompositionalPartialCorrelation"]
+__all__ = [
+    "APGW",
+    "APGWRegressor",
+    "CompositionalPartialCorrelation",
+    "MultivariateQGaussian",
+    "MutualInfoScreener",
+]

@@ -591,11 +591,15 @@ class MutualInfoScreener(SelectorMixin, BaseEstimator):
             )
         codes = np.unique(y, return_inverse=True)[1] if discrete else None
         if self.estimator == "pearson":
-            if codes is not None and codes.max() > 1:
-                raise ValueError(
-                    f"pearson needs a continuous target or two classes, got {codes.max() + 1}"
-                )
-            return self._pearson(X, y if codes is None else codes.astype(np.float64))
+            try:
+                return self._pearson(X, y.astype(np.float64))
+            except ValueError:
+                if codes is None or codes.max() > 1:
+                    raise ValueError(
+                        "pearson needs a numeric target or two classes, got labels "
+                        f"{np.unique(y)[:5].tolist()}"
+                    ) from None
+            return self._pearson(X, codes.astype(np.float64))
         if self.estimator == "kde":
             function: Any = _kde_block
             side: Any = _KdeTarget(
@@ -617,14 +621,12 @@ class MutualInfoScreener(SelectorMixin, BaseEstimator):
     @staticmethod
     def _pearson(X: np.ndarray, y: np.ndarray) -> np.ndarray:
         y = y - y.mean()
-        means = X.mean(axis=0)
-        # Centred sums without a centred copy of X.
-        cross = y @ X
         varies = X.min(axis=0) != X.max(axis=0)
-        spread = np.zeros(X.shape[1])
+        cross, spread = np.zeros(X.shape[1]), np.zeros(X.shape[1])
         for start in range(0, X.shape[1], _BLOCK):
             block = slice(start, start + _BLOCK)
-            spread[block] = np.sum((X[:, block] - means[block]) ** 2, axis=0)
+            centred = X[:, block] - X[:, block].mean(axis=0)
+            cross[block], spread[block] = y @ centred, np.sum(centred**2, axis=0)
         bottom = np.sqrt(spread * (y @ y))
         r = np.divide(cross, bottom, out=np.zeros_like(cross), where=varies & (bottom > 0))
         # |r| = 1 means infinite information; the largest double below 1 keeps the score finite.
