@@ -89,13 +89,15 @@ def test_the_readme_shows_the_current_table():
 
 def test_only_what_is_between_the_markers_is_renewed(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{catalog.TABLE_BEGIN}\nold\n{catalog.TABLE_END}\nafter\n")
+    readme.write_text(
+        f"before\n{catalog.TABLE_BEGIN}\nthe table of before\n{catalog.TABLE_END}\nafter\n"
+    )
     assert catalog.update_readme(readme)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert catalog.catalog_table() in text
-    assert "old" not in text
+    assert "the table of before" not in text
     assert not catalog.update_readme(readme)
 
 
