@@ -218,6 +218,22 @@ _METHODS = (
         ),
         extra="stats",
     ),
+    Method(
+        slug="diffusion-concentration",
+        title="Concentration and Gaussian universality of diffusion models",
+        paper=Paper(
+            "Concentration of Measure for Distributions Generated via Diffusion Models",
+            "2501.07741",
+        ),
+        field="statistics",
+        entry_points=(
+            "rankone.stats.concentration.DiffusionGenerator",
+            "rankone.stats.concentration.universality_gap",
+            "rankone.stats.concentration.lipschitz_profile",
+            "rankone.stats.concentration.concentration_report",
+        ),
+        extra="stats",
+    ),
 )
 
 
