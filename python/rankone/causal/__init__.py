@@ -1,1 +1,0 @@
-"""Causal inference: effects, invariance, extrapolation."""

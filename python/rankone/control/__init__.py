@@ -1,1 +1,0 @@
-"""Control: observers, attack detection, pursuit and evasion."""

@@ -1,1 +1,0 @@
-"""In-context learning theory: linear self-attention, constructed learners, exact ensembles."""

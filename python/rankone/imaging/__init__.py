@@ -1,1 +1,0 @@
-"""Imaging: hyperspectral super-resolution."""

@@ -1,1 +1,0 @@
-"""Interpretability of a user's own networks."""

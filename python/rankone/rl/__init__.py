@@ -1,1 +1,0 @@
-"""Reinforcement learning: exploration, bandits, adversarial losses, with exact planning."""
