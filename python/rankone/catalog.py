@@ -19,14 +19,25 @@ TABLE_END = "<!-- end of catalogue -->"
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's title and its arXiv identifier, such as ``"2401.04658"``."""
+    """A paper's title and its arXiv identifier, such as ``"2401.04658"``; None where unknown."""
 
     title: str
-    arxiv: str
+    arxiv: str | None = None
 
     @property
-    def url(self) -> str:
-        return f"https://arxiv.org/abs/{self.arxiv}"
+    def url(self) -> str | None:
+        """Its address on arXiv, or None."""
+        return None if self.arxiv is None else f"https://arxiv.org/abs/{self.arxiv}"
+
+    @property
+    def reference(self) -> str:
+        """Title and identifier, to cite it by."""
+        return self.title if self.arxiv is None else f"{self.title}, arXiv {self.arxiv}"
+
+    @property
+    def link(self) -> str:
+        """The title in Markdown, as a link where there is an address."""
+        return self.title if self.url is None else f"[{self.title}]({self.url})"
 
 
 @dataclass(frozen=True)
@@ -234,6 +245,22 @@ _METHODS = (
         ),
         extra="stats",
     ),
+    Method(
+        slug="batter-impact",
+        title="A batter's impact from ball-by-ball events and commentary",
+        paper=Paper(
+            "Impact of a Batter in ODI Cricket Implementing Regression Models from Match Commentary"
+        ),
+        field="statistics",
+        entry_points=(
+            "rankone.stats.BatterImpactRegressor",
+            "rankone.stats.batting.CommentaryParser",
+            "rankone.stats.batting.load_cricsheet",
+            "rankone.stats.batting.build_innings_table",
+            "rankone.stats.batting.effective_runs",
+        ),
+        extra="stats",
+    ),
 )
 
 
@@ -308,7 +335,7 @@ def catalog_table() -> str:
             ", ".join(f"`{name.removeprefix('rankone.')}`" for name in entry.entry_points),
             f"`{entry.family}`" if entry.family else "",
             f"`rankone[{entry.extra}]`" if entry.extra else "",
-            f"[{entry.paper.title}]({entry.paper.url})",
+            entry.paper.link,
         )
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines)

@@ -90,7 +90,7 @@ def methods(
         grid.add_column(heading, no_wrap=heading not in ("method", "field"))
     for entry in catalog.methods():
         names = "\n".join(entry.entry_points)
-        grid.add_row(entry.slug, entry.title, entry.field, names, entry.paper.arxiv)
+        grid.add_row(entry.slug, entry.title, entry.field, names, entry.paper.arxiv or "")
     console().print(grid)
 
 

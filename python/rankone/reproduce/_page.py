@@ -40,7 +40,8 @@ class Section:
         claims, tables, figures, passages: what it shows, in this order.
         settings: conditions, shown folded.
         seconds: how long it took.
-        source: text and address of the publication, or None.
+        source: text and address of the publication, an address of None leaving it without a link;
+            or None.
     """
 
     anchor: str
@@ -52,7 +53,7 @@ class Section:
     passages: tuple[Passage, ...] = ()
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     seconds: float = 0.0
-    source: tuple[str, str] | None = None
+    source: tuple[str, str | None] | None = None
 
 
 def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
@@ -138,7 +139,8 @@ def _section(section: Section) -> str:
     ]
     if section.source:
         text, address = section.source
-        parts.append(f'<p class="note"><a href="{escape(address)}">{escape(text)}</a></p>')
+        cited = f'<a href="{escape(address)}">{escape(text)}</a>' if address else escape(text)
+        parts.append(f'<p class="note">{cited}</p>')
     if facts:
         parts.append(f'<p class="facts">{" · ".join(facts)}</p>')
     if section.claims:

@@ -175,7 +175,7 @@ def _section(result: Reproduction) -> Section:
         figures=result.figures,
         settings=result.settings,
         seconds=result.seconds,
-        source=(f"{entry.paper.title}, arXiv {entry.paper.arxiv}", entry.paper.url),
+        source=(entry.paper.reference, entry.paper.url),
     )
 
 

@@ -1,5 +1,6 @@
 """Statistics: survival, compositions, adaptive analysis, random matrices, diffusion, cricket."""
 
+from rankone.stats.batting import BatterImpactRegressor
 from rankone.stats.compositional import CompositionalPartialCorrelation
 from rankone.stats.mutual_info import MutualInfoScreener
 from rankone.stats.q_gaussian import MultivariateQGaussian
@@ -8,6 +9,7 @@ from rankone.stats.survival import APGW, APGWRegressor
 __all__ = [
     "APGW",
     "APGWRegressor",
+    "BatterImpactRegressor",
     "CompositionalPartialCorrelation",
     "MultivariateQGaussian",
     "MutualInfoScreener",
