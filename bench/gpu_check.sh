@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go and in under nine minutes: build for the card at hand, run
+# Everything that needs a GPU, in one go and in under ten minutes: build for the card at hand, run
 # the GPU tests, compute-sanitizer on small shapes, then the benchmarks.
 #
 #     PYTHON=python3 OUT=bench/results bench/gpu_check.sh
@@ -68,7 +68,7 @@ phase "build for sm_$architecture" 170 build.log \
   -C cmake.define.RANKONE_CUDA=ON -C cmake.define.RANKONE_CUDA_ARCHITECTURES="$architecture" \
   -C cmake.define.RANKONE_BENCHMARKS=ON . || finish
 
-phase "GPU tests" 110 tests.log "$python" -m pytest -m cuda -q -p no:cacheprovider
+phase "GPU tests" 130 tests.log "$python" -m pytest -m cuda -q -p no:cacheprovider
 
 # The sanitizers run beside each other; none of them times anything.
 sanitizers=(memcheck racecheck synccheck initcheck)
@@ -96,8 +96,10 @@ else
   grep -E 'SUMMARY|calls' "$out/sanitize.log"
 fi
 
-phase "comparisons with peers" 110 benchmark.log \
-  "$python" -m bench.peers --device cuda --quick --out "$out"
+for op in linear_attention delta_rule; do
+  phase "comparisons: $op" 60 benchmark.log \
+    "$python" -m bench.peers --op "$op" --device cuda --quick --out "$out"
+done
 grep -hE '^## |^\|' "$out/benchmark.log"
 
 # Built into the same tree, which already holds the kernels.
@@ -105,7 +107,7 @@ phase "native benchmarks: build" 20 build.log cmake --build "$build" --parallel 
 for program in "$build"/bench/native/bench_*_cuda; do
   [ -x "$program" ] || { echo "google-benchmark was not found: no native benchmarks"; break; }
   name=$(basename "$program" | sed 's/^bench_//')
-  phase "native benchmarks: $name" 35 benchmark.log "$program" --benchmark_min_time=0.1 \
+  phase "native benchmarks: $name" 25 benchmark.log "$program" --benchmark_min_time=0.1 \
     --benchmark_out="$out/native_$name.json" --benchmark_out_format=json
   # Names of the machine and of its folders stay out of the results.
   [ ! -s "$out/native_$name.json" ] || \

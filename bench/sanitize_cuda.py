@@ -1,7 +1,7 @@
 """Small calls of every CUDA kernel, for compute-sanitizer: ``python bench/sanitize_cuda.py``.
 
 Shapes are the least that reach every path: dims that fill no tile, grouped heads, packed sequences
-with an empty one, the normalised form, and one head for a long time, which is split. Inputs are
+with an empty one, the normalised forms, and one head for a long time, which is split. Inputs are
 made on the host and copied, and torch's caching is best turned off
 (``PYTORCH_NO_CUDA_MEMORY_CACHING=1``), so that each tensor is an allocation of its own.
 """
@@ -12,8 +12,13 @@ import itertools
 import sys
 
 import torch
-from rankone.ops import linear_attention, linear_attention_step
-from rankone.ops._library import native_module
+from rankone.ops import (
+    delta_rule,
+    delta_rule_step,
+    linear_attention,
+    linear_attention_step,
+)
+from rankone.ops._library import native_for, native_module
 from torch import Tensor
 
 FORMS = ("none", "head", "token", "channel")
@@ -84,6 +89,61 @@ def one_step(shape, form: str, dtype: torch.dtype, normalize: bool) -> None:
     linear_attention_step(q, k, v, state, log_decay, normalize=normalize)
 
 
+def delta_inputs(shape, form: str, dtype: torch.dtype, *, step: bool):
+    """Tokens and options of the delta rule; what the shape calls query heads are value heads."""
+    batch, time, value_heads, heads, key_dim, value_dim, offsets = shape
+    token = (batch,) if step else (batch, time)
+    q, k, v = (
+        on_device(torch.rand(*token, count, dim), dtype, train=not step)
+        for count, dim in ((heads, key_dim), (heads, key_dim), (value_heads, value_dim))
+    )
+    beta = on_device(torch.rand(*token, value_heads), train=not step)
+    gates = decay_shape(form, token, value_heads, key_dim)
+    log_decay = None
+    if gates is not None:
+        log_decay = on_device(torch.rand(gates).mul(0.2).neg(), train=not step)
+    sequences = batch if step or offsets is None else len(offsets) - 1
+    state = on_device(torch.rand(sequences, value_heads, key_dim, value_dim), train=not step)
+    return (q, k, v, beta), log_decay, state
+
+
+def delta_whole(shape, form: str, dtype: torch.dtype, l2norm: bool) -> None:
+    """Forward with states and backward for every input."""
+    tokens, log_decay, state = delta_inputs(shape, form, dtype, step=False)
+    offsets = shape[-1]
+    results = delta_rule(
+        *tokens, log_decay=log_decay, initial_state=state, output_final_state=True,
+        cu_seqlens=None if offsets is None else torch.tensor(offsets).cuda(),
+        use_qk_l2norm=l2norm, backend="native",
+    )  # fmt: skip
+    weights = [torch.rand(result.shape).to(result.dtype).cuda() for result in results]
+    leaves = [x for x in (*tokens, log_decay, state) if x is not None]
+    torch.autograd.grad(results, leaves, weights)
+
+
+def delta_step(shape, form: str, dtype: torch.dtype, l2norm: bool) -> None:
+    tokens, log_decay, state = delta_inputs(shape, form, dtype, step=True)
+    for inplace in (False, True):
+        delta_rule_step(*tokens, state, log_decay=log_decay, use_qk_l2norm=l2norm, inplace=inplace)
+
+
+def delta_calls() -> int:
+    calls = 0
+    forms = [form for form in FORMS if form != "head"]
+    for form, dtype in itertools.product(forms, DTYPES):
+        for index, shape in enumerate(SHAPES):
+            l2norm = index == 0
+            delta_whole(shape, form, dtype, l2norm)
+            delta_step(shape, form, dtype, l2norm)
+            calls += 3
+        torch.cuda.synchronize()
+    for form in forms:
+        delta_whole(LONG, form, torch.bfloat16, True)
+        calls += 1
+    torch.cuda.synchronize()
+    return calls
+
+
 def main() -> int:
     native = native_module()
     if not torch.cuda.is_available() or native is None or not native.has_cuda:
@@ -102,6 +162,8 @@ def main() -> int:
         whole(LONG, form, torch.bfloat16, False)
         calls += 1
     torch.cuda.synchronize()
+    if native_for("delta_rule", torch.device("cuda"), torch.float32) is not None:
+        calls += delta_calls()
     print(f"sanitize_cuda: {calls} calls")
     return 0
 

@@ -5,23 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "cpu_features.h"
 #include "linear_attention_tasks.h"
 #include "parallel.h"
+#include "sequence_arguments.h"
 
 namespace rankone::cpu {
 namespace {
-
-constexpr std::size_t kWorkspaceAlignment = 64;
-
-/// State bytes below which one thread steps faster than several wake up (about 50 us of copying).
-constexpr std::int64_t kStepBytesPerThread = 1 << 19;
 
 /// Workspace of one thread's sweeps that run in step: about what a second-level cache keeps.
 constexpr std::int64_t kCacheBytes = 1 << 20;
@@ -42,67 +35,19 @@ const LinearAttentionKernels& kernels() {
 
 // ---- arguments ----
 
-void require(bool condition, const char* argument, const std::string& message) {
-  if (!condition) throw ArgumentError(argument, message);
-}
-
-std::string got(std::int64_t value) { return ", got " + std::to_string(value); }
-
-std::int64_t element_size(DataType dtype) {
-  switch (dtype) {
-    case DataType::kFloat64:
-      return 8;
-    case DataType::kFloat32:
-      return 4;
-    case DataType::kFloat16:
-    case DataType::kBFloat16:
-      return 2;
-  }
-  throw ArgumentError("dtype", "expected float32, float64, float16 or bfloat16" +
-                                   got(static_cast<std::int64_t>(dtype)));
-}
-
-DataType state_type(DataType dtype) {
-  return dtype == DataType::kFloat64 ? DataType::kFloat64 : DataType::kFloat32;
-}
-
-bool is_float64(DataType dtype) { return dtype == DataType::kFloat64; }
-
 void check(const LinearAttentionInputs& inputs) {
   const LinearAttentionShape& shape = inputs.shape;
   element_size(inputs.dtype);
-  require(shape.batch >= 0, "batch", "expected at least 0" + got(shape.batch));
-  require(shape.time >= 0, "time", "expected at least 0" + got(shape.time));
+  check_sequences(shape);
   require(shape.kv_heads >= 1, "kv_heads", "expected at least 1" + got(shape.kv_heads));
   require(shape.heads >= 1 && shape.heads % shape.kv_heads == 0, "heads",
           "expected a positive multiple of kv_heads = " + std::to_string(shape.kv_heads) +
               got(shape.heads));
-  const std::string dims = "expected 1 to " + std::to_string(kMaxHeadDim);
-  require(shape.key_dim >= 1 && shape.key_dim <= kMaxHeadDim, "key_dim", dims + got(shape.key_dim));
-  require(shape.value_dim >= 1 && shape.value_dim <= kMaxHeadDim, "value_dim",
-          dims + got(shape.value_dim));
+  check_dims(shape, kMaxHeadDim);
   require(std::isfinite(inputs.scale), "scale", "expected a finite number");
   const int chunk = inputs.chunk_size;
   require(chunk == 0 || chunk == 16 || chunk == 32 || chunk == 64 || chunk == 128, "chunk_size",
           "expected 0 (automatic), 16, 32, 64 or 128" + got(chunk));
-  if (shape.cu_seqlens != nullptr) {
-    require(shape.batch == 1, "batch", "expected 1 when cu_seqlens is given" + got(shape.batch));
-    require(shape.num_sequences >= 0, "num_sequences",
-            "expected at least 0" + got(shape.num_sequences));
-    require(shape.cu_seqlens[0] == 0, "cu_seqlens",
-            "expected to start at 0" + got(shape.cu_seqlens[0]));
-    for (std::int64_t n = 0; n < shape.num_sequences; ++n) {
-      require(shape.cu_seqlens[n] <= shape.cu_seqlens[n + 1], "cu_seqlens",
-              "expected non-decreasing offsets, got " + std::to_string(shape.cu_seqlens[n]) +
-                  " before " + std::to_string(shape.cu_seqlens[n + 1]));
-    }
-    require(shape.cu_seqlens[shape.num_sequences] == shape.time, "cu_seqlens",
-            "expected to end at time = " + std::to_string(shape.time) +
-                got(shape.cu_seqlens[shape.num_sequences]));
-  } else {
-    require(shape.num_sequences == shape.batch, "num_sequences",
-            "expected batch = " + std::to_string(shape.batch) + got(shape.num_sequences));
-  }
   if (shape.batch > 0 && shape.time > 0) {
     require(inputs.q.data != nullptr, "q", "expected data, got null");
     require(inputs.k.data != nullptr, "k", "expected data, got null");
@@ -112,61 +57,7 @@ void check(const LinearAttentionInputs& inputs) {
   }
 }
 
-/// Where one sequence lies.
-struct Sequence {
-  std::int64_t batch;
-  std::int64_t begin;  // first token in the batch entry
-  std::int64_t length;
-};
-
-Sequence sequence_at(const LinearAttentionShape& shape, std::int64_t n) {
-  if (shape.cu_seqlens == nullptr) return {n, 0, shape.time};
-  return {0, shape.cu_seqlens[n], shape.cu_seqlens[n + 1] - shape.cu_seqlens[n]};
-}
-
-const void* advance(const void* data, std::int64_t elements, DataType dtype) {
-  return data == nullptr ? nullptr
-                         : static_cast<const char*>(data) + elements * element_size(dtype);
-}
-
-void* advance(void* data, std::int64_t elements, DataType dtype) {
-  return data == nullptr ? nullptr : static_cast<char*>(data) + elements * element_size(dtype);
-}
-
 // ---- what sweeps read and write ----
-
-/// A tensor's rows from one sequence's first token and one head on.
-SweepRows rows_of(const ConstTokens& tensor, DataType dtype, const Sequence& sequence,
-                  std::int64_t head, std::int64_t columns) {
-  SweepRows rows;
-  rows.data = advance(tensor.data,
-                      sequence.batch * tensor.batch_stride + sequence.begin * tensor.time_stride +
-                          head * tensor.head_stride,
-                      dtype);
-  rows.time_stride = tensor.time_stride;
-  rows.head_stride = tensor.head_stride;
-  rows.dtype = dtype;
-  rows.columns = static_cast<int>(columns);
-  return rows;
-}
-
-ConstTokens contiguous(const void* data, std::int64_t time, std::int64_t heads,
-                       std::int64_t columns) {
-  return {data, time * heads * columns, heads * columns, columns};
-}
-
-/// Writes to a contiguous (batch, time, heads, columns) tensor.
-SweepOutput output_of(void* data, DataType dtype, const Sequence& sequence, std::int64_t head,
-                      std::int64_t time, std::int64_t heads, std::int64_t columns) {
-  SweepOutput output;
-  output.data =
-      advance(data, ((sequence.batch * time + sequence.begin) * heads + head) * columns, dtype);
-  output.time_stride = heads * columns;
-  output.head_stride = columns;
-  output.dtype = dtype;
-  output.columns = static_cast<int>(columns);
-  return output;
-}
 
 struct Operands {
   SweepRows q, k, v;  // q carries the scale, v the ones column
@@ -335,26 +226,6 @@ SweepTask backward_task(const LinearAttentionBackward& problem, DecayGradientBuf
 
 // ---- running them ----
 
-struct AlignedDelete {
-  void operator()(std::byte* bytes) const {
-    ::operator delete(bytes, std::align_val_t{kWorkspaceAlignment});
-  }
-};
-
-class Workspaces {
- public:
-  Workspaces(int count, std::size_t bytes)
-      : bytes_((bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment),
-        memory_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(count) * bytes_,
-                                                       std::align_val_t{kWorkspaceAlignment}))) {}
-
-  void* of(int worker) const { return memory_.get() + static_cast<std::size_t>(worker) * bytes_; }
-
- private:
-  std::size_t bytes_;
-  std::unique_ptr<std::byte, AlignedDelete> memory_;
-};
-
 /// One kind of sweep over all sequences and heads, its output columns cut into tiles.
 struct SweepKind {
   Gradient gradient;  // of a backward problem
@@ -363,12 +234,16 @@ struct SweepKind {
   std::int64_t tiles = 1;
 };
 
+/// Kinds whose sweeps of a head go through a sequence in step: they read the same rows, which the
+/// second finds in the cache.
+using SweepKinds = std::vector<SweepKind>;
+
 /// Runs sweeps of the given kinds. Tiles repeat the work inside the chunk (up to half of a sweep),
 /// so columns are cut only while there are fewer sweeps than threads; while there are more, one
-/// thread takes several heads of a sequence in step.
+/// thread takes several heads of a sequence in step, and all kinds of each.
 template <typename MakeTask>
-void run_sweeps(std::vector<SweepKind> kinds, const LinearAttentionShape& shape, bool float64,
-                int num_threads, const MakeTask& make_task) {
+void run_sweeps(SweepKinds kinds, const LinearAttentionShape& shape, bool float64, int num_threads,
+                const MakeTask& make_task) {
   const std::int64_t heads = shape.num_sequences * shape.kv_heads;
   if (heads == 0 || kinds.empty()) return;
   const LinearAttentionKernels& table = kernels();
@@ -376,6 +251,7 @@ void run_sweeps(std::vector<SweepKind> kinds, const LinearAttentionShape& shape,
   const auto panels_of = [&](const SweepKind& kind) { return (kind.columns + panel - 1) / panel; };
   const std::int64_t sweeps = heads * static_cast<std::int64_t>(kinds.size());
   const std::int64_t wanted = (std::max(num_threads, 1) + sweeps - 1) / sweeps;
+  const std::int64_t in_step = heads >= num_threads ? static_cast<std::int64_t>(kinds.size()) : 1;
 
   std::int64_t tiles = 0;
   std::size_t bytes = 0;
@@ -388,31 +264,36 @@ void run_sweeps(std::vector<SweepKind> kinds, const LinearAttentionShape& shape,
     bytes = std::max(bytes, table.sweep_workspace(widest, float64));
   }
   const std::int64_t threads = std::max(num_threads, 1);
-  const std::int64_t fitting =
-      std::max<std::int64_t>(1, kCacheBytes / static_cast<std::int64_t>(bytes));
-  const std::int64_t together = std::clamp<std::int64_t>(
-      heads * tiles / threads, 1, std::min<std::int64_t>({kMaxSweeps, shape.kv_heads, fitting}));
+  // With all kinds in step there are heads enough for the threads, hence one tile a kind.
+  const std::int64_t parts = tiles / in_step;
+  const std::int64_t fitting = kCacheBytes / static_cast<std::int64_t>(bytes) / in_step;
+  const std::int64_t most = std::min<std::int64_t>(
+      {kMaxSweeps / in_step, shape.kv_heads, std::max<std::int64_t>(1, fitting)});
+  const std::int64_t together = std::clamp<std::int64_t>(heads * parts / threads, 1, most);
   const std::int64_t groups = (shape.kv_heads + together - 1) / together;
-  const std::int64_t num_tasks = shape.num_sequences * groups * tiles;
+  const std::int64_t num_tasks = shape.num_sequences * groups * parts;
   const int workers = static_cast<int>(std::min(threads, num_tasks));
-  const Workspaces workspaces(workers, bytes * static_cast<std::size_t>(together));
+  const Workspaces workspaces(workers, bytes * static_cast<std::size_t>(together * in_step));
   parallel_for(num_tasks, workers, [&](std::int64_t index, int worker) {
-    std::int64_t tile = index % tiles;
-    const SweepKind* kind = kinds.data();
-    while (tile >= kind->tiles) tile -= (kind++)->tiles;
-    const std::int64_t panels = panels_of(*kind);
-    const std::int64_t n = index / tiles / groups, group = index / tiles % groups;
+    std::int64_t tile = index % parts;
+    const SweepKind* first = kinds.data();
+    while (tile >= first->tiles) tile -= (first++)->tiles;
+    const std::int64_t n = index / parts / groups, group = index / parts % groups;
     const std::int64_t begin = group * shape.kv_heads / groups;
     const std::int64_t end = (group + 1) * shape.kv_heads / groups;
     SweepTask tasks[kMaxSweeps];
+    int count = 0;
     for (std::int64_t head = begin; head < end; ++head) {
-      SweepTask& task = tasks[head - begin];
-      task = make_task(kind->gradient, n, head);
-      task.column_begin = static_cast<int>(tile * panels / kind->tiles * panel);
-      task.column_end =
-          static_cast<int>(std::min(kind->columns, (tile + 1) * panels / kind->tiles * panel));
+      for (const SweepKind* kind = first; kind < first + in_step; ++kind) {
+        const std::int64_t panels = panels_of(*kind);
+        SweepTask& task = tasks[count++];
+        task = make_task(kind->gradient, n, head);
+        task.column_begin = static_cast<int>(tile * panels / kind->tiles * panel);
+        task.column_end =
+            static_cast<int>(std::min(kind->columns, (tile + 1) * panels / kind->tiles * panel));
+      }
     }
-    table.sweeps(tasks, static_cast<int>(end - begin), float64, workspaces.of(worker));
+    table.sweeps(tasks, count, float64, workspaces.of(worker));
   });
 }
 
@@ -447,16 +328,17 @@ void linear_attention_backward(const LinearAttentionBackward& problem, int num_t
     buffers.terminal.resize(states * static_cast<std::size_t>(shape.key_dim));
     buffers.weighted_sum.resize(states);
   }
-  // The decay's gradient needs the query sweep's share before the key sweep starts.
-  std::vector<SweepKind> first, second;
+  // In time order, then against it, both sweeps in step. The decay's gradient needs the query
+  // sweep's share before the key sweep starts.
+  SweepKinds first, second;
   if (problem.q_grad != nullptr || decays) {
     first.push_back({Gradient::kQuery, shape.key_dim, divisible});
   }
   if (problem.v_grad != nullptr || problem.initial_state_grad != nullptr) {
-    first.push_back({Gradient::kValue, shape.value_columns(), true});
+    second.push_back({Gradient::kValue, shape.value_columns(), true});
   }
   if (problem.k_grad != nullptr || decays) {
-    (decays ? second : first).push_back({Gradient::kKey, shape.key_dim, divisible});
+    second.push_back({Gradient::kKey, shape.key_dim, divisible});
   }
   const auto make_task = [&](Gradient gradient, std::int64_t n, std::int64_t head) {
     return backward_task(problem, buffers, gradient, n, head);

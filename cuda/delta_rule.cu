@@ -1,6 +1,7 @@
 // The delta rule on CUDA: which kernels make the forward and the backward pass.
 //
-// Forward is one sweep along time and needs no workspace.
+// Forward is one sweep along time, which with too few heads to fill the device is split in time
+// (delta_rule_segments.cuh). So are the sweeps of the backward pass.
 //
 // Backward, for a range of positions at a time, the last range first: a sweep along time that keeps
 // each token's prediction error and the state before every group of tokens, a sweep against time
@@ -15,6 +16,7 @@
 #include <cstddef>
 
 #include "delta_rule_gradients.cuh"
+#include "delta_rule_segments.cuh"
 #include "delta_rule_sweep.cuh"
 #include "primitives/launch.cuh"
 #include "primitives/platform.cuh"
@@ -143,21 +145,105 @@ DeltaSweepArguments sweep_arguments(const DeltaRuleInputs& inputs) {
   arguments.value_heads = checked_count(shape.value_heads, "value_heads");
   arguments.group = static_cast<int>(shape.group_size());
   arguments.last = arguments.time;
+  arguments.segments = 1;
   arguments.scale = static_cast<float>(inputs.scale);
   arguments.l2norm = inputs.use_qk_l2norm;
   arguments.l2norm_eps = static_cast<float>(inputs.l2norm_eps);
   return arguments;
 }
 
+// ---- the time split ----
+
+/// Segments of ranges of `range_tokens` positions, or of the whole sequences where those are
+/// shorter.
+DeltaSegments take_segments(Workspace& workspace, const DeltaRuleShape& shape,
+                            std::int64_t range_tokens) {
+  const std::int64_t tokens = shape.batch * shape.time / shape.num_sequences;
+  return plan_delta_segments(workspace, shape.num_sequences * shape.value_heads,
+                             std::min(tokens, range_tokens), shape.key_dim, shape.value_dim);
+}
+
+DeltaJoinArguments join_arguments(const DeltaSegments& segments, const DeltaRuleShape& shape,
+                                  const float* initial) {
+  return {segments.states,
+          segments.transitions,
+          initial,
+          nullptr,
+          shape.num_sequences * shape.value_heads,
+          segments.count,
+          static_cast<int>(shape.key_dim),
+          static_cast<int>(shape.value_dim)};
+}
+
+/// The state after the range of `along`, which starts from along.initial, where `final` is not
+/// null, and what its segments start from.
 template <typename T>
-void forward(const DeltaRuleForward& problem, cudaStream_t stream) {
+void make_states(DeltaDecay decay, DeltaSweepArguments along, const DeltaSegments& segments,
+                 const DeltaRuleShape& shape, float* final, cudaStream_t stream) {
+  along.query.data = nullptr;
+  along.output.data = nullptr;
+  along.errors.data = nullptr;
+  along.snapshots.data = nullptr;
+  if (segments.count == 1) {
+    if (final == nullptr) return;
+    along.final = final;
+    launch_delta_sweep<T>(decay, false, along, stream);
+    return;
+  }
+  DeltaJoinArguments join = join_arguments(segments, shape, along.initial);
+  join.final = final;
+  along.segments = segments.count;
+  along.initial = nullptr;
+  along.final = segments.states;
+  along.final_of_every_segment = true;
+  along.transitions = segments.transitions;
+  launch_delta_sweep<T>(decay, false, along, stream);
+  join_delta_segments(join, false, stream);
+}
+
+/// The gradients that the segments of the range of `against` start from.
+template <typename T>
+void make_state_grads(DeltaDecay decay, DeltaSweepArguments against, const DeltaSegments& segments,
+                      const DeltaRuleShape& shape, cudaStream_t stream) {
+  if (segments.count == 1) return;
+  const DeltaJoinArguments join = join_arguments(segments, shape, against.initial);
+  against.output.data = nullptr;
+  against.errors.data = nullptr;
+  against.residual_grad.data = nullptr;
+  against.beta_grad = nullptr;
+  against.snapshots.data = nullptr;
+  against.segments = segments.count;
+  against.initial = nullptr;
+  against.final = segments.states;
+  against.final_of_every_segment = true;
+  launch_delta_sweep<T>(decay, true, against, stream);
+  join_delta_segments(join, true, stream);
+}
+
+/// Has the sweep run all segments at once, from the states that have been made for them.
+void split_in_time(DeltaSweepArguments& sweep, const DeltaSegments& segments) {
+  if (segments.count == 1) return;
+  sweep.segments = segments.count;
+  sweep.initial = segments.states;
+  sweep.initial_of_every_segment = true;
+}
+
+// ---- forward ----
+
+template <typename T>
+void forward(const DeltaRuleForward& problem, void* workspace_start, cudaStream_t stream) {
   const DeltaRuleShape& shape = problem.inputs.shape;
+  const DeltaDecay decay = decay_of(problem.inputs);
+  Workspace workspace(workspace_start);
+  const DeltaSegments segments = take_segments(workspace, shape, shape.time);
   DeltaSweepArguments arguments = sweep_arguments<T>(problem.inputs);
   arguments.output =
       contiguous_output<T>(problem.output, shape.time, shape.value_heads, shape.value_dim, false);
   arguments.initial = static_cast<const float*>(problem.inputs.initial_state);
+  make_states<T>(decay, arguments, segments, shape, nullptr, stream);
+  split_in_time(arguments, segments);
   arguments.final = static_cast<float*>(problem.final_state);
-  launch_delta_sweep<T>(decay_of(problem.inputs), false, arguments, stream);
+  launch_delta_sweep<T>(decay, false, arguments, stream);
 }
 
 // ---- backward ----
@@ -173,8 +259,9 @@ struct BackwardPlan {
 
   DeltaGradientPlan gradients;
   int value_blocks;
-  int groups;    // of a range
-  int segments;  // ranges
+  int groups;  // of a range
+  int ranges;
+  DeltaSegments segments;  // of a range
   DeltaSnapshots states{};
   DeltaSnapshots state_grads{};
   std::int64_t state_floats;      // of all (sequence, value head)
@@ -198,7 +285,6 @@ struct BackwardPlan {
     const std::int64_t tokens = shape.batch * shape.time * shape.value_heads;
     state_floats = heads * shape.key_dim * shape.value_dim;
     gradients = plan_delta_gradients<Stored>(decay, key_dim, value_dim);
-    value_blocks = delta_value_blocks<T>(decay, heads, key_dim, value_dim);
 
     // Slots for `n` groups of every sequence, or of as many as the packed tokens can have.
     const std::int64_t all_groups = std::max<std::int64_t>(
@@ -219,7 +305,9 @@ struct BackwardPlan {
           std::clamp<std::int64_t>(limit / (slot_bytes * shape.num_sequences), 1, all_groups);
     }
     groups = static_cast<int>(per_range);
-    segments = static_cast<int>((all_groups + per_range - 1) / per_range);
+    ranges = static_cast<int>((all_groups + per_range - 1) / per_range);
+    segments = take_segments(workspace, shape, range_tokens());
+    value_blocks = delta_value_blocks<T>(decay, heads * segments.count, key_dim, value_dim);
 
     const std::int64_t count = slots(per_range) * slot_elements;
     for (DeltaSnapshots* snapshots : {&states, &state_grads}) {
@@ -228,8 +316,8 @@ struct BackwardPlan {
       snapshots->tokens = gradients.group_tokens;
       snapshots->count = groups;
     }
-    if (segments > 1) {
-      starts = workspace.floats((segments - 1) * state_floats);
+    if (ranges > 1) {
+      starts = workspace.floats((ranges - 1) * state_floats);
       carried_grad = workspace.floats(state_floats);
     }
     errors = static_cast<Stored*>(
@@ -253,10 +341,10 @@ struct BackwardPlan {
 
   int range_tokens() const { return groups * gradients.group_tokens; }
 
-  /// The state that range `segment` starts from.
-  const float* start_of(int segment, const DeltaRuleInputs& inputs) const {
-    return segment == 0 ? static_cast<const float*>(inputs.initial_state)
-                        : starts + (segment - 1) * state_floats;
+  /// The state that a range starts from.
+  const float* start_of(int range, const DeltaRuleInputs& inputs) const {
+    return range == 0 ? static_cast<const float*>(inputs.initial_state)
+                      : starts + (range - 1) * state_floats;
   }
 };
 
@@ -294,17 +382,16 @@ void backward(const DeltaRuleBackward& problem, void* workspace_start, cudaStrea
 
   DeltaSweepArguments along = sweep_arguments<T>(inputs);
   along.query.data = nullptr;
-  const auto set_range = [&](int segment) {
-    along.first = segment * plan.range_tokens();
+  const auto set_range = [&](int range) {
+    along.first = range * plan.range_tokens();
     along.last = std::min(along.first + plan.range_tokens(), along.time);
-    along.initial = plan.start_of(segment, inputs);
+    along.initial = plan.start_of(range, inputs);
   };
-  for (int segment = 0; segment + 1 < plan.segments; ++segment) {
-    set_range(segment);
-    along.final = plan.starts + segment * plan.state_floats;
-    launch_delta_sweep<T>(decay, false, along, stream);
+  for (int range = 0; range + 1 < plan.ranges; ++range) {
+    set_range(range);
+    make_states<T>(decay, along, plan.segments, shape, plan.starts + range * plan.state_floats,
+                   stream);
   }
-  along.final = nullptr;
   along.errors = stored_output(plan.errors, shape);
   along.snapshots = plan.states;
 
@@ -351,18 +438,24 @@ void backward(const DeltaRuleBackward& problem, void* workspace_start, cudaStrea
   gradients.l2norm = along.l2norm;
   gradients.l2norm_eps = along.l2norm_eps;
 
-  for (int segment = plan.segments - 1; segment >= 0; --segment) {
-    set_range(segment);
+  for (int range = plan.ranges - 1; range >= 0; --range) {
+    set_range(range);
+    make_states<T>(decay, along, plan.segments, shape, nullptr, stream);
+    DeltaSweepArguments main_along = along;
+    split_in_time(main_along, plan.segments);
+    launch_delta_sweep<T>(decay, false, main_along, stream);
+
     against.first = gradients.first = along.first;
     against.last = gradients.last = along.last;
-    launch_delta_sweep<T>(decay, false, along, stream);
-
-    const bool is_last = segment + 1 == plan.segments;
+    const bool is_last = range + 1 == plan.ranges;
     against.initial =
         is_last ? static_cast<const float*>(problem.final_state_grad) : plan.carried_grad;
-    against.final =
-        segment == 0 ? static_cast<float*>(problem.initial_state_grad) : plan.carried_grad;
-    launch_delta_sweep<T>(decay, true, against, stream);
+    make_state_grads<T>(decay, against, plan.segments, shape, stream);
+    DeltaSweepArguments main_against = against;
+    split_in_time(main_against, plan.segments);
+    main_against.final =
+        range == 0 ? static_cast<float*>(problem.initial_state_grad) : plan.carried_grad;
+    launch_delta_sweep<T>(decay, true, main_against, stream);
     launch_delta_gradients<Stored>(decay, gradients, stream);
   }
 
@@ -394,7 +487,13 @@ void backward(const DeltaRuleBackward& problem, void* workspace_start, cudaStrea
 
 }  // namespace
 
-std::size_t delta_rule_forward_workspace(const DeltaRuleForward&) { return 0; }
+std::size_t delta_rule_forward_workspace(const DeltaRuleForward& problem) {
+  const DeltaRuleShape& shape = problem.inputs.shape;
+  if (is_empty(shape)) return 0;
+  Workspace workspace(nullptr);
+  take_segments(workspace, shape, shape.time);
+  return workspace.used();
+}
 
 std::size_t delta_rule_backward_workspace(const DeltaRuleBackward& problem) {
   if (is_empty(problem.inputs.shape)) return 0;
@@ -405,10 +504,11 @@ std::size_t delta_rule_backward_workspace(const DeltaRuleBackward& problem) {
   });
 }
 
-void delta_rule_forward(const DeltaRuleForward& problem, void*, void* stream) {
+void delta_rule_forward(const DeltaRuleForward& problem, void* workspace, void* stream) {
   if (is_empty(problem.inputs.shape)) return;
-  with_element_type(problem.inputs.dtype,
-                    [&]<typename T>() { forward<T>(problem, static_cast<cudaStream_t>(stream)); });
+  with_element_type(problem.inputs.dtype, [&]<typename T>() {
+    forward<T>(problem, workspace, static_cast<cudaStream_t>(stream));
+  });
 }
 
 void delta_rule_backward(const DeltaRuleBackward& problem, void* workspace, void* stream) {

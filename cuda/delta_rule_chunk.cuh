@@ -24,12 +24,6 @@
 
 namespace rankone::cuda {
 
-/// Start of the dynamic shared memory of kernels whose layout rides in their arguments as offsets,
-/// where reading it costs no register.
-struct alignas(kSharedAlignment) DeltaSharedBytes {
-  unsigned char bytes[kSharedAlignment];
-};
-
 /// One float a token and head.
 struct TokenScalars {
   const float* data;
@@ -78,17 +72,6 @@ __device__ __forceinline__ void normalise_rows(float* norms, const T* tile, int 
   }
   sum += shuffle_xor(sum, 1);
   if (lane_id() % 2 == 0) norms[row] = 1.0f / sqrtf(sum + eps);
-}
-
-/// products = A B^T of 16 rows each over kKey columns.
-template <typename T, int kKey>
-__device__ __forceinline__ void multiply_rows(AccumulatorPair& products, const T* a, const T* b,
-                                              int ld) {
-#pragma unroll 4
-  for (int column = 0; column < kKey; column += 16) {
-    const FragmentA<T> rows = load_a(a + column, ld);
-    mma_pair(products, rows, load_b_pair(b + column, ld));
-  }
 }
 
 /// Replaces the strictly lower triangle N in `table` by (I + N)^-1; the upper triangle need not be

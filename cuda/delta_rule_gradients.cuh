@@ -14,6 +14,10 @@
 // The last sum ends with the group, so its rounding errors do not pile up along the sequence. Its
 // terms are per channel for channel decays, and then W is applied by running products.
 //
+// Registers hold 16 x 128 of a state: more value channels are gone through in parts, whose
+// gradients add up in memory, since spilling the rest would cost more than the second reading of q
+// and k.
+//
 // T is bfloat16 or float; __half runs on float, since dR, dS and their products have no natural
 // range.
 #pragma once
@@ -29,6 +33,7 @@ namespace rankone::cuda {
 
 struct DeltaGradientLayout {
   int key_ld;
+  int value_ld;
   int decay_ld;
   int query, key;                          // the block's key channels
   int output_grad, errors, residual_grad;  // all value channels
@@ -70,13 +75,15 @@ struct DeltaGradientArguments {
   // Filled in by launch_delta_gradients.
   DeltaGradientLayout layout;
   int key_blocks;
+  int value_parts;
 };
 
-/// Tokens of a group and blocks along the key channels.
+/// Tokens of a group, blocks along the key channels, and parts of the value channels.
 struct DeltaGradientPlan {
   int group_tokens;
   int key_blocks;
   int warps;
+  int value_parts;
 };
 
 template <typename T>

@@ -1,11 +1,8 @@
 // One token of the delta rule per sequence: S~ = d S, u = beta (v - S~^T k), S' = S~ + k u^T,
 // o = scale S'^T q.
 //
-// The work is to read and write the state once. A block owns kStepColumns value columns of one
-// (sequence, value head): a thread keeps its rows' elements of the state in registers for both
-// passes, and the sums over key channels go through shuffles and shared memory in a fixed order.
-// Columns are split over blocks so that one sequence fills the device. Called once a token in
-// decoding, from delta_rule_step.
+// The state stays in registers for both passes (step_tiles.cuh). Called once a token in decoding,
+// from delta_rule_step.
 #include "decay_products.cuh"
 #include "delta_rule_chunk.cuh"
 #include "primitives/convert.cuh"
@@ -13,15 +10,11 @@
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
 #include "rankone/delta_rule.h"
+#include "step_tiles.cuh"
 #include "token_tiles.cuh"
 
 namespace rankone::cuda {
 namespace {
-
-constexpr int kStepThreads = 256;
-constexpr int kStepWarps = kStepThreads / kWarpSize;
-/// Columns of a block: rows of 128 bytes, whole memory transactions.
-constexpr int kStepColumns = 32;
 
 struct StepArguments {
   TokenOperand query;
@@ -43,32 +36,8 @@ struct StepShared {
   float query[kMaxHeadDim];  // normalised, as the key
   float key[kMaxHeadDim];
   float decay[kMaxHeadDim];
-  float partial[2][kStepWarps][kStepColumns];
+  StepPartials partials[2];
 };
-
-/// The sum of `values` over the rows of a block for each of its columns, in every thread.
-template <int kVector>
-__device__ __forceinline__ void sum_over_rows(float (&values)[kVector],
-                                              float (&partial)[kStepWarps][kStepColumns]) {
-  constexpr int kLanesPerRow = kStepColumns / kVector;
-  const int column = threadIdx.x % kLanesPerRow * kVector;
-  // Lanes kLanesPerRow apart have the same columns; then the warps in their order.
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-#pragma unroll
-    for (int distance = kLanesPerRow; distance < kWarpSize; distance *= 2) {
-      values[i] += shuffle_xor(values[i], distance);
-    }
-    if (lane_id() < kLanesPerRow) partial[warp_id()][column + i] = values[i];
-  }
-  block_sync();
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-    values[i] = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < kStepWarps; ++warp) values[i] += partial[warp][column + i];
-  }
-}
 
 /// One warp copies a row to shared memory, divided by its norm where that is wanted.
 template <typename T>
@@ -85,46 +54,30 @@ __device__ __forceinline__ void load_row(float* row, const T* source, int column
   for (int column = lane_id(); column < columns; column += kWarpSize) row[column] *= norm;
 }
 
-/// kVector columns a thread, 4 where the state's rows are float4 and 1 elsewhere.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kStepThreads)
     step_kernel(__grid_constant__ const StepArguments arguments) {
-  constexpr int kLanesPerRow = kStepColumns / kVector;
-  constexpr int kRowsAtOnce = kStepThreads / kLanesPerRow;
-  constexpr int kRows = static_cast<int>(kMaxHeadDim) / kRowsAtOnce;  // of a thread, at most
+  using Tile = StepTile<kVector>;
   StepShared& shared = shared_memory<StepShared>();
   const int key_dim = arguments.key.columns;
   const int columns = arguments.value.columns;
-  const int column_blocks = (columns + kStepColumns - 1) / kStepColumns;
-  std::int64_t index = blockIdx.x;
-  const int first_column = static_cast<int>(index % column_blocks) * kStepColumns;
-  index /= column_blocks;
-  const std::int64_t head = index % arguments.value_heads;
-  const std::int64_t batch = index / arguments.value_heads;
+  const Tile tile(blockIdx.x, arguments.value_heads, columns);
+  const std::int64_t batch = tile.batch;
+  const std::int64_t head = tile.head;
+  const int column = tile.column;
   const std::int64_t key_head = head / arguments.group;
-  const int row = threadIdx.x / kLanesPerRow;
-  const int column = first_column + threadIdx.x % kLanesPerRow * kVector;
   const std::int64_t base = (batch * arguments.value_heads + head) * key_dim * columns + column;
 
   // The state is on its way while q and k are made ready.
-  float state[kRows][kVector];
+  float state[Tile::kRows][kVector];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int channel = row + r * kRowsAtOnce;
+  for (int r = 0; r < Tile::kRows; ++r) {
+    const int channel = tile.channel(r);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) state[r][i] = 0.0f;
     if (channel < key_dim && column < columns && arguments.state_in != nullptr) {
-      const float* source =
-          arguments.state_in + base + static_cast<std::int64_t>(channel) * columns;
-      if constexpr (kVector == 4) {
-        const float4 four = *reinterpret_cast<const float4*>(source);
-        state[r][0] = four.x;
-        state[r][1] = four.y;
-        state[r][2] = four.z;
-        state[r][3] = four.w;
-      } else {
-        state[r][0] = *source;
-      }
+      Tile::load(state[r],
+                 arguments.state_in + base + static_cast<std::int64_t>(channel) * columns);
     }
   }
   float target[kVector];
@@ -156,8 +109,8 @@ __global__ void __launch_bounds__(kStepThreads)
 
   float predicted[kVector] = {};
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int channel = row + r * kRowsAtOnce;
+  for (int r = 0; r < Tile::kRows; ++r) {
+    const int channel = tile.channel(r);
     if (channel >= key_dim) continue;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
@@ -165,15 +118,15 @@ __global__ void __launch_bounds__(kStepThreads)
       predicted[i] = fmaf(shared.key[channel], state[r][i], predicted[i]);
     }
   }
-  sum_over_rows(predicted, shared.partial[0]);
+  Tile::sum_over_rows(predicted, shared.partials[0]);
   float update[kVector];
 #pragma unroll
   for (int i = 0; i < kVector; ++i) update[i] = beta * (target[i] - predicted[i]);
 
   float output[kVector] = {};
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int channel = row + r * kRowsAtOnce;
+  for (int r = 0; r < Tile::kRows; ++r) {
+    const int channel = tile.channel(r);
     if (channel >= key_dim) continue;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
@@ -181,16 +134,11 @@ __global__ void __launch_bounds__(kStepThreads)
       output[i] = fmaf(shared.query[channel], state[r][i], output[i]);
     }
     if (column >= columns) continue;
-    float* destination = arguments.state_out + base + static_cast<std::int64_t>(channel) * columns;
-    if constexpr (kVector == 4) {
-      *reinterpret_cast<float4*>(destination) =
-          make_float4(state[r][0], state[r][1], state[r][2], state[r][3]);
-    } else {
-      *destination = state[r][0];
-    }
+    Tile::store(arguments.state_out + base + static_cast<std::int64_t>(channel) * columns,
+                state[r]);
   }
-  sum_over_rows(output, shared.partial[1]);
-  if (threadIdx.x < kLanesPerRow) {
+  Tile::sum_over_rows(output, shared.partials[1]);
+  if (threadIdx.x < Tile::kLanesPerRow) {
     T* destination =
         static_cast<T*>(arguments.output) + (batch * arguments.value_heads + head) * columns;
 #pragma unroll
@@ -220,18 +168,10 @@ void step(const DeltaRuleStep& problem, cudaStream_t stream) {
   arguments.scale = static_cast<float>(inputs.scale);
   arguments.l2norm = inputs.use_qk_l2norm;
   arguments.l2norm_eps = static_cast<float>(inputs.l2norm_eps);
-  const auto states_aligned = [&shape](const void* data) {
-    return rows_are_aligned(data, shape.value_dim, 0, 0, 0, sizeof(float));
-  };
-  const std::int64_t blocks =
-      shape.batch * shape.value_heads * ((shape.value_dim + kStepColumns - 1) / kStepColumns);
+  const std::int64_t blocks = step_blocks(shape.batch, shape.value_heads, shape.value_dim);
   const LaunchConfig config{grid_of(blocks), dim3(kStepThreads), sizeof(StepShared), stream,
                             "delta_rule_step"};
-  if (states_aligned(arguments.state_in) && states_aligned(arguments.state_out)) {
-    launch(step_kernel<T, 4>, config, arguments);
-  } else {
-    launch(step_kernel<T, 1>, config, arguments);
-  }
+  launch_step(step_kernel<T, 4>, step_kernel<T, 1>, shape.value_dim, config, arguments);
 }
 
 }  // namespace

@@ -27,7 +27,9 @@
 // twice T's precision, and a K as well where it is not a row factor. E, U and Y come from products
 // of two bfloat16 parts each (16 bits with fp32's exponents; 3xTF32 for float), the 16 x 16 inverse
 // from fp32 arithmetic. What is rounded to T: the state where it is read for an output, U where it
-// enters the state, both with a power of two as scale in __half.
+// enters the state, both with a power of two as scale in __half. A pass that makes states alone
+// rounds neither: U and b K enter the state as two operands each, for what a segment of time starts
+// from (delta_rule_segments.cuh) must be as exact as what a state in registers goes on with.
 #pragma once
 
 #include <cstdint>
@@ -81,12 +83,13 @@ struct DeltaSweepLayout {
   int value_ld;
   int query, key, value;  // `slots` stages, value one more where kChannel is pipelined
   int decay;              // kChannel: decays, like query
-  int decayed_query, decayed_key, decayed_key_low, written_key;  // kChannel: a q, a k, b k
-  int key_decay;                                                 // kChannel: D
-  int tables;    // DeltaChunkTable by stage and chunk
-  int output;    // a 16 x 16 float tile a warp
-  int row_sums;  // E . Y by warp and token of a stage
-  int slots;     // of query, key, decay
+  int decayed_query, decayed_key, decayed_key_low;  // kChannel: a q, a k
+  int written_key, written_key_low;                 // kChannel: b k
+  int key_decay;                                    // kChannel: D
+  int tables;                                       // DeltaChunkTable by stage and chunk
+  int output;                                       // a 16 x 16 float tile a warp
+  int row_sums;                                     // E . Y by warp and token of a stage
+  int slots;                                        // of query, key, decay
   int value_slots;
   int bytes;
 };
@@ -103,10 +106,15 @@ struct DeltaSweepArguments {
   TokenScalars beta;
   DecaySource decay;           // kScalar
   TokenOperand channel_decay;  // kChannel: log-decays
-  // (sequences, value_heads, key_dim, value_dim): along time the states before and after the range,
-  // against time the gradients of those after and before it.
+  // (sequences, value_heads[, segments], key_dim, value_dim): along time the states before and
+  // after the range or its segments, against time the gradients of those after and before it.
   const float* initial;  // null: zeros
   float* final;          // null: not wanted
+  bool initial_of_every_segment;
+  bool final_of_every_segment;
+  // Along time, for states alone: what every segment multiplies the state before it by, (sequences,
+  // value_heads, segments, key_dim, key_dim); null: not wanted.
+  float* transitions;
   DeltaSnapshots snapshots;
   const std::int64_t* cu_seqlens;
   int time;
@@ -115,21 +123,31 @@ struct DeltaSweepArguments {
   int group;  // value heads a key head
   int first;  // range of positions within each sequence
   int last;
+  int segments;  // of the range, run in parallel
   float scale;
   float l2norm_eps;
   bool l2norm;
   // Filled in by launch_delta_sweep.
   DeltaSweepLayout layout;
   int value_blocks;
+  int transition_blocks;
   int steps;       // chunks of a stage
   bool pipelined;  // the next stage is prepared while one is worked on
 };
 
 inline constexpr int kDeltaChannelsPerWarp = kFragmentRows;
+/// Warps of a block at most: two on each of a multiprocessor's four schedulers.
+inline constexpr int kMaxDeltaWarps = 8;
 
-/// Blocks along the value channels for this many (sequence, value head).
+/// Blocks along the value channels for this many (sequence, value head, segment).
 template <typename T>
 int delta_value_blocks(DeltaDecay decay, std::int64_t heads, int key_dim, int value_dim);
+
+/// Blocks along the value channels where there are enough heads to fill the device.
+inline std::int64_t delta_full_value_blocks(std::int64_t value_dim) {
+  constexpr std::int64_t kChannels = kMaxDeltaWarps * kDeltaChannelsPerWarp;
+  return (value_dim + kChannels - 1) / kChannels;
+}
 
 /// Starts the sweep; fills in what follows from the plan.
 template <typename T>

@@ -5,9 +5,7 @@
 // along time, then dk and dv against it, in one launch where they share a kernel, so that they read
 // q, k, v and dO from memory about once. The sweeps are in linear_attention_sweep.cuh.
 //
-// Time split: with too few (sequence, head, value block) to fill the device, a first pass makes the
-// state of each segment from zero, `join_segments` turns them into the states each segment starts
-// from, and the main pass runs all segments at once.
+// With too few (sequence, head, value block) to fill the device time is split (time_split.cuh).
 //
 // Decay gradient: dg_t = sum_{s>=t} (q_s . dq_s - k_s . dk_s) + <S_T, dS_T>, per channel, from the
 // sweeps' fp32 values; `sum_decay_gradient` does the sum over s.
@@ -22,6 +20,8 @@
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
 #include "rankone/linear_attention.h"
+#include "time_split.cuh"
+#include "token_tiles.cuh"
 
 namespace rankone::cuda {
 namespace {
@@ -207,40 +207,15 @@ void sum_decay_gradient(const DecayGradientArguments& arguments, std::int64_t se
 
 // ---- the time split ----
 
-// Both follow from counting, not from measurement. A split run reads k' and v' twice and does the
-// state's update twice, about 1.6 times the work: it pays from two segments on, and only in
-// multiprocessors that would be idle. A segment shorter than a few stages is all start-up: filling
-// the pipeline, reading and writing states, two more launches.
-constexpr int kMinSegments = 2;
-constexpr std::int64_t kMinSegmentTokens = 512;
+// By counting, not by measurement. A split run reads k' and v' twice and does the state's update
+// twice; the join only goes over the states. A segment shorter than a few stages is all start-up:
+// filling the pipeline, reading and writing states, two more launches.
+constexpr SplitCost kSplitCost{1.6, 0.0, 512};
 
-int choose_segments(const LinearAttentionShape& shape, std::int64_t blocks) {
-  if (blocks == 0) return 1;
-  const std::int64_t tokens =
-      shape.num_sequences > 0 ? shape.batch * shape.time / shape.num_sequences : 0;
-  const std::int64_t segments =
-      std::min<std::int64_t>(device_limits().multiprocessors / blocks, tokens / kMinSegmentTokens);
-  return segments < kMinSegments ? 1 : static_cast<int>(segments);
+int segments_for(const LinearAttentionShape& shape, std::int64_t blocks) {
+  if (shape.num_sequences == 0) return 1;
+  return choose_segments(blocks, shape.batch * shape.time / shape.num_sequences, kSplitCost);
 }
-
-/// Device memory handed out in aligned pieces; with a null start it only counts.
-class Workspace {
- public:
-  explicit Workspace(void* start) : start_(static_cast<std::byte*>(start)) {}
-
-  float* floats(std::int64_t count) {
-    constexpr std::size_t kAlignment = 256;
-    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
-    std::byte* piece = start_ == nullptr ? nullptr : start_ + used_;
-    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    return count == 0 ? nullptr : reinterpret_cast<float*>(piece);
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  std::byte* start_;
-  std::size_t used_ = 0;
-};
 
 struct SegmentBuffers {
   int segments = 1;
@@ -321,23 +296,14 @@ void start_segments(SweepDecay decay, SweepArguments arguments, const SegmentBuf
 
 // ---- forward ----
 
-/// A size that kernels hold in an int, with room to round up.
-int count(std::int64_t size, const char* name) {
-  constexpr std::int64_t kLargest = std::int64_t{1} << 30;
-  if (size > kLargest) {
-    throw ArgumentError(name, "expected at most 2^30 on CUDA, got " + std::to_string(size));
-  }
-  return static_cast<int>(size);
-}
-
 SweepArguments common_arguments(const LinearAttentionInputs& inputs) {
   const LinearAttentionShape& shape = inputs.shape;
   SweepArguments arguments{};
   arguments.decay = decay_source(inputs);
   arguments.cu_seqlens = shape.cu_seqlens;
-  arguments.time = count(shape.time, "time");
-  arguments.sequences = count(shape.num_sequences, "num_sequences");
-  arguments.kv_heads = count(shape.kv_heads, "kv_heads");
+  arguments.time = checked_count(shape.time, "time");
+  arguments.sequences = checked_count(shape.num_sequences, "num_sequences");
+  arguments.kv_heads = checked_count(shape.kv_heads, "kv_heads");
   arguments.group = static_cast<int>(shape.group_size());
   arguments.role_count = 1;
   arguments.segments = 1;
@@ -372,7 +338,7 @@ SegmentBuffers plan_forward(const LinearAttentionForward& problem, Workspace& wo
   const LinearAttentionShape& shape = problem.inputs.shape;
   const std::int64_t blocks =
       count_blocks<T>(shape, decay_on_keys(problem.inputs), shape.key_dim, shape.value_columns());
-  return take_segments(workspace, problem.inputs, choose_segments(shape, blocks));
+  return take_segments(workspace, problem.inputs, segments_for(shape, blocks));
 }
 
 template <typename T>
@@ -388,8 +354,8 @@ void forward(const LinearAttentionForward& problem, void* workspace_start, cudaS
   role.query = query_operand<T>(inputs);
   role.key = key_operand<T>(inputs);
   role.value = value_operand<T>(inputs);
-  role.output = contiguous_output<T>(problem.output, shape, shape.heads, shape.value_columns(),
-                                     shape.ones_column);
+  role.output =
+      output_of<T>(problem.output, shape, shape.heads, shape.value_columns(), shape.ones_column);
   role.initial = along_keys(inputs.initial_state, shape);
   role.final = along_keys(problem.final_state, shape);
   role.read_scale = scale;
@@ -447,8 +413,8 @@ BackwardPlan plan_backward(const LinearAttentionBackward& problem, Workspace& wo
     }
     if (problem.final_state_grad != nullptr) plan.pairing = workspace.floats(heads * key_dim);
   }
-  plan.query = take_segments(workspace, inputs, choose_segments(shape, heads * plan.query_blocks));
-  plan.key = take_segments(workspace, inputs, choose_segments(shape, heads * reverse_blocks));
+  plan.query = take_segments(workspace, inputs, segments_for(shape, heads * plan.query_blocks));
+  plan.key = take_segments(workspace, inputs, segments_for(shape, heads * reverse_blocks));
   return plan;
 }
 
@@ -471,7 +437,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dq.query = output_grad_operand<T>(problem, shape.value_columns());
   dq.key = value_operand<T>(inputs);
   dq.value = key_operand<T>(inputs);
-  dq.output = contiguous_output<T>(problem.q_grad, shape, shape.heads, shape.key_dim, false);
+  dq.output = output_of<T>(problem.q_grad, shape, shape.heads, shape.key_dim, false);
   dq.initial = along_values(inputs.initial_state, shape);
   dq.read_scale = scale;
   dq.pair_scale = scale;
@@ -501,7 +467,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dk.query = value_operand<T>(inputs);
   dk.key = output_grad_operand<T>(problem, shape.value_columns());
   dk.value = query_operand<T>(inputs);
-  dk.output = contiguous_output<T>(problem.k_grad, shape, shape.kv_heads, shape.key_dim, false);
+  dk.output = output_of<T>(problem.k_grad, shape, shape.kv_heads, shape.key_dim, false);
   dk.initial = along_values(problem.final_state_grad, shape);
   dk.final = along_values(problem.initial_state_grad, shape);
   dk.decay_final = true;
@@ -521,7 +487,7 @@ void backward(const LinearAttentionBackward& problem, void* workspace_start, cud
   dv.query = key_operand<T>(inputs);
   dv.key = query_operand<T>(inputs);
   dv.value = output_grad_operand<T>(problem, shape.value_dim);
-  dv.output = contiguous_output<T>(problem.v_grad, shape, shape.kv_heads, shape.value_dim, false);
+  dv.output = output_of<T>(problem.v_grad, shape, shape.kv_heads, shape.value_dim, false);
   dv.initial = along_keys(problem.final_state_grad, shape);
   dv.read_scale = 1.0f;
   dv.pair_scale = scale;

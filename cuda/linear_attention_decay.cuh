@@ -11,29 +11,11 @@
 // channel decay has one factor an element and no table.
 #pragma once
 
-#include "primitives/convert.cuh"
-#include "primitives/fragments.cuh"
+#include "decay_products.cuh"
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
-#include "rankone/linear_attention.h"
 
 namespace rankone::cuda {
-
-/// Where log_decay lies. kNone: nowhere; kPerHead: one value a kv head; the other forms have
-/// tokens, kPerChannel with contiguous channels.
-struct DecaySource {
-  const float* data;
-  std::int64_t batch_stride;
-  std::int64_t time_stride;
-  std::int64_t head_stride;
-  DecayForm form;
-
-  /// First channel of one token.
-  __device__ __forceinline__ const float* at(std::int64_t batch, std::int64_t token,
-                                             std::int64_t kv_head) const {
-    return data + batch * batch_stride + token * time_stride + kv_head * head_stride;
-  }
-};
 
 /// Products of one chunk of a scalar decay, in blocks of 16 tokens:
 ///   W_ij = within[i / 16][i % 16][j % 16]                              inside a block
@@ -69,19 +51,12 @@ __device__ __forceinline__ void build_table(ScalarDecayTable<kTokens>& table,
   for (int round = 0; round < kRounds; ++round) {
     const int block = 2 * round + lane / 16;
     const double decay = exp(static_cast<double>(log_decay[round]));
-    double weight = 1.0;  // W_{u, own} as u runs
-    double product = 1.0;
-#pragma unroll 1
-    for (int u = 0; u < 16; ++u) {
-      const double decay_u = shuffle_idx(decay, u, 16);
-      if (u > own) weight *= decay_u;
-      if (u <= own) product *= decay_u;
-      table.within[block][u][own] = u < own ? 0.0f : static_cast<float>(weight);
-    }
-    prefix[round] = product;
-    suffix[round] = weight;
-    block_total[2 * round] = shuffle_idx(product, 15);
-    block_total[2 * round + 1] = shuffle_idx(product, 31);
+    const BlockProducts products =
+        multiply_block(decay, [&](int u, float weight) { table.within[block][u][own] = weight; });
+    prefix[round] = products.prefix;
+    suffix[round] = products.suffix;
+    block_total[2 * round] = shuffle_idx(products.prefix, 15);
+    block_total[2 * round + 1] = shuffle_idx(products.prefix, 31);
   }
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
@@ -110,71 +85,6 @@ __device__ __forceinline__ void build_table(ScalarDecayTable<kTokens>& table,
     }
   }
   if (lane == 0) table.total = static_cast<float>(total);
-}
-
-/// What rounding to T leaves of x.
-template <typename T>
-__device__ __forceinline__ float residue(float x) {
-  return x - to_float(from_float<T>(x));
-}
-template <typename T>
-__device__ __forceinline__ Accumulator residue(Accumulator tile) {
-#pragma unroll
-  for (float& x : tile.x) x = residue<T>(x);
-  return tile;
-}
-
-/// A[m][k] *= factors[k]: the product rounded to T (part 0), or what rounding leaves of it (part
-/// 1).
-template <typename T>
-__device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* factors, int part) {
-  const int t = lane_id() % 4;
-  const float2 left = *reinterpret_cast<const float2*>(factors + 2 * t);
-  const float2 right = *reinterpret_cast<const float2*>(factors + 2 * t + 8);
-  if constexpr (std::is_same_v<T, float>) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float2 pair = i < 4 ? left : right;
-      a.x[i] *= i % 2 == 0 ? pair.x : pair.y;
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 factor = i < 2 ? left : right;
-      float2 value = unpack<T>(a.x[i]);
-      value = make_float2(value.x * factor.x, value.y * factor.y);
-      if (part > 0) value = make_float2(residue<T>(value.x), residue<T>(value.y));
-      a.x[i] = pack<T>(value.x, value.y);
-    }
-  }
-}
-
-/// The operand B[k][n] = A[n][k], n in 0..15: the same registers in another order.
-template <typename T>
-__device__ __forceinline__ FragmentBPair<T> transpose_to_b(const FragmentA<T>& a) {
-  if constexpr (std::is_same_v<T, float>) {
-    return {{{a.x[0], a.x[1], a.x[4], a.x[5]}}, {{a.x[2], a.x[3], a.x[6], a.x[7]}}};
-  } else {
-    return {{{a.x[0], a.x[2]}}, {{a.x[1], a.x[3]}}};
-  }
-}
-
-/// A power of two and its inverse.
-struct BinaryScale {
-  float down = 1.0f;
-  float up = 1.0f;
-};
-
-/// Scale that brings values up to `largest` just below 2^14: well inside __half, whose normal
-/// numbers then reach 2^28 below the largest value. 1 when `largest` is zero or not finite.
-__device__ __forceinline__ BinaryScale scale_for_half(float largest) {
-  constexpr int kTargetExponent = 14;
-  constexpr int kMaxExponent = 126;  // its inverse is still a normal number
-  if (!(largest > 0.0f) || !(largest <= 3.0e38f)) return {};
-  int exponent;
-  frexpf(largest, &exponent);
-  const int shift = min(kTargetExponent - exponent, kMaxExponent);
-  return {ldexpf(1.0f, shift), ldexpf(1.0f, -shift)};
 }
 
 }  // namespace rankone::cuda

@@ -1,29 +1,22 @@
 // One token of linear attention per sequence: S' = d S + k v^T, o = scale q S'.
 //
-// The work is to read and write the state once. A block owns kStepColumns value columns of one
-// (sequence, kv head): a thread keeps its rows' elements of the new state in registers, so that all
-// query heads of the group read them there, and the sum over key channels goes through shuffles and
-// shared memory in a fixed order. Columns are split over blocks so that one sequence fills the
-// device. Called once a token in decoding, from linear_attention_step.
+// The new state stays in registers (step_tiles.cuh), so that all query heads of the group read it
+// there. Called once a token in decoding, from linear_attention_step.
 #include "linear_attention_tensors.cuh"
 #include "primitives/convert.cuh"
 #include "primitives/launch.cuh"
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
 #include "rankone/linear_attention.h"
+#include "step_tiles.cuh"
 
 namespace rankone::cuda {
 namespace {
 
-constexpr int kStepThreads = 256;
-constexpr int kStepWarps = kStepThreads / kWarpSize;
-/// Columns of a block: rows of 128 bytes, whole memory transactions.
-constexpr int kStepColumns = 32;
-
 struct StepArguments {
-  SweepOperand query;
-  SweepOperand key;
-  SweepOperand value;  // with its ones column
+  TokenOperand query;
+  TokenOperand key;
+  TokenOperand value;  // with its ones column
   DecaySource decay;
   const float* state_in;  // or null
   float* state_out;
@@ -35,27 +28,20 @@ struct StepArguments {
 };
 
 struct StepShared {
-  float partial[2][kStepWarps][kStepColumns];
+  StepPartials partials[2];
 };
 
-/// kVector columns a thread, 4 where the state's rows are float4 and 1 elsewhere.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kStepThreads)
     step_kernel(__grid_constant__ const StepArguments arguments) {
-  constexpr int kLanesPerRow = kStepColumns / kVector;
-  constexpr int kRowsAtOnce = kStepThreads / kLanesPerRow;
-  constexpr int kRows = static_cast<int>(kMaxHeadDim) / kRowsAtOnce;  // of a thread, at most
+  using Tile = StepTile<kVector>;
   StepShared& shared = shared_memory<StepShared>();
   const int key_dim = arguments.key.columns;
   const int columns = arguments.value.total_columns();
-  const int column_blocks = (columns + kStepColumns - 1) / kStepColumns;
-  std::int64_t index = blockIdx.x;
-  const int first_column = static_cast<int>(index % column_blocks) * kStepColumns;
-  index /= column_blocks;
-  const std::int64_t head = index % arguments.kv_heads;
-  const std::int64_t batch = index / arguments.kv_heads;
-  const int row = threadIdx.x / kLanesPerRow;
-  const int column = first_column + threadIdx.x % kLanesPerRow * kVector;
+  const Tile tile(blockIdx.x, arguments.kv_heads, columns);
+  const std::int64_t batch = tile.batch;
+  const std::int64_t head = tile.head;
+  const int column = tile.column;
   const std::int64_t base = (batch * arguments.kv_heads + head) * key_dim * columns + column;
 
   float value[kVector];
@@ -73,30 +59,21 @@ __global__ void __launch_bounds__(kStepThreads)
                            : form == DecayForm::kPerHead ? arguments.decay.data + head
                                                          : arguments.decay.at(batch, 0, head);
 
-  float state[kRows][kVector];
+  float state[Tile::kRows][kVector];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int channel = row + r * kRowsAtOnce;
+  for (int r = 0; r < Tile::kRows; ++r) {
+    const int channel = tile.channel(r);
     const bool inside = channel < key_dim && column < columns;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) state[r][i] = 0.0f;
     if (inside && arguments.state_in != nullptr) {
-      const float* source =
-          arguments.state_in + base + static_cast<std::int64_t>(channel) * columns;
-      if constexpr (kVector == 4) {
-        const float4 four = *reinterpret_cast<const float4*>(source);
-        state[r][0] = four.x;
-        state[r][1] = four.y;
-        state[r][2] = four.z;
-        state[r][3] = four.w;
-      } else {
-        state[r][0] = *source;
-      }
+      Tile::load(state[r],
+                 arguments.state_in + base + static_cast<std::int64_t>(channel) * columns);
     }
   }
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int channel = row + r * kRowsAtOnce;
+  for (int r = 0; r < Tile::kRows; ++r) {
+    const int channel = tile.channel(r);
     if (channel >= key_dim || column >= columns) continue;
     const float decay = form == DecayForm::kNone
                             ? 1.0f
@@ -104,13 +81,8 @@ __global__ void __launch_bounds__(kStepThreads)
     const float own_key = to_float(key[channel]);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) state[r][i] = fmaf(decay, state[r][i], own_key * value[i]);
-    float* destination = arguments.state_out + base + static_cast<std::int64_t>(channel) * columns;
-    if constexpr (kVector == 4) {
-      *reinterpret_cast<float4*>(destination) =
-          make_float4(state[r][0], state[r][1], state[r][2], state[r][3]);
-    } else {
-      *destination = state[r][0];
-    }
+    Tile::store(arguments.state_out + base + static_cast<std::int64_t>(channel) * columns,
+                state[r]);
   }
 
   for (int member = 0; member < arguments.group; ++member) {
@@ -119,34 +91,24 @@ __global__ void __launch_bounds__(kStepThreads)
         static_cast<const T*>(arguments.query.data) + arguments.query.offset(batch, 0, query_head);
     float sums[kVector] = {};
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int channel = row + r * kRowsAtOnce;
+    for (int r = 0; r < Tile::kRows; ++r) {
+      const int channel = tile.channel(r);
       const float own_query = channel < key_dim ? to_float(query[channel]) : 0.0f;
 #pragma unroll
       for (int i = 0; i < kVector; ++i) sums[i] = fmaf(own_query, state[r][i], sums[i]);
     }
-    // Lanes kLanesPerRow apart have the same columns; then the warps in their order.
-    auto& partial = shared.partial[member % 2];
+    // The other half of `partials` is read until the next barrier.
+    Tile::sum_over_rows(sums, shared.partials[member % 2]);
+    if (threadIdx.x >= Tile::kLanesPerRow) continue;
+    const std::int64_t place =
+        (batch * arguments.kv_heads * arguments.group + query_head) * columns + column;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
-#pragma unroll
-      for (int distance = kWarpSize / 2; distance >= kLanesPerRow; distance /= 2) {
-        sums[i] += shuffle_xor(sums[i], distance);
-      }
-      if (lane_id() < kLanesPerRow) partial[warp_id()][lane_id() * kVector + i] = sums[i];
-    }
-    block_sync();  // the other half of `partial` is read until the next one
-    const int c = first_column + static_cast<int>(threadIdx.x);
-    if (threadIdx.x < kStepColumns && c < columns) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int warp = 0; warp < kStepWarps; ++warp) sum += partial[warp][threadIdx.x];
-      const std::int64_t place =
-          (batch * arguments.kv_heads * arguments.group + query_head) * columns + c;
+      if (column + i >= columns) break;
       if (arguments.output_is_float) {
-        static_cast<float*>(arguments.output)[place] = arguments.scale * sum;
+        static_cast<float*>(arguments.output)[place + i] = arguments.scale * sums[i];
       } else {
-        static_cast<T*>(arguments.output)[place] = from_float<T>(arguments.scale * sum);
+        static_cast<T*>(arguments.output)[place + i] = from_float<T>(arguments.scale * sums[i]);
       }
     }
   }
@@ -169,18 +131,10 @@ void step(const LinearAttentionStep& problem, cudaStream_t stream) {
   arguments.output_is_float = shape.ones_column || std::is_same_v<T, float>;
   arguments.scale = static_cast<float>(inputs.scale);
   const std::int64_t columns = shape.value_columns();
-  const auto states_aligned = [columns](const void* data) {
-    return rows_are_aligned(data, columns, 0, 0, 0, sizeof(float));
-  };
-  const std::int64_t blocks =
-      shape.batch * shape.kv_heads * ((columns + kStepColumns - 1) / kStepColumns);
+  const std::int64_t blocks = step_blocks(shape.batch, shape.kv_heads, columns);
   const LaunchConfig config{grid_of(blocks), dim3(kStepThreads), sizeof(StepShared), stream,
                             "linear_attention_step"};
-  if (states_aligned(arguments.state_in) && states_aligned(arguments.state_out)) {
-    launch(step_kernel<T, 4>, config, arguments);
-  } else {
-    launch(step_kernel<T, 1>, config, arguments);
-  }
+  launch_step(step_kernel<T, 4>, step_kernel<T, 1>, columns, config, arguments);
 }
 
 }  // namespace

@@ -34,47 +34,15 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
-#include <string>
 
 #include "linear_attention_decay.cuh"
+#include "primitives/fragments.cuh"
 #include "primitives/platform.cuh"
-#include "rankone/core.h"
+#include "token_tiles.cuh"
 
 namespace rankone::cuda {
 
 enum class SweepDecay : int { kScalar, kKeyChannel, kValueChannel };
-
-/// One of q', k', v': (time, columns) of every head.
-struct SweepOperand {
-  const void* data;
-  std::int64_t batch_stride;
-  std::int64_t time_stride;
-  std::int64_t head_stride;
-  int columns;          // stored in memory
-  int unit_shift;       // 1 << unit_shift copies take a row
-  bool ones_column;     // one more column, of ones, follows the stored ones
-  bool is_float;        // float elements, whatever T is
-  bool aligned;         // rows are whole 16-byte units on 16-byte boundaries
-  bool per_query_head;  // else one head a kv head
-
-  __host__ __device__ __forceinline__ int total_columns() const {
-    return columns + (ones_column ? 1 : 0);
-  }
-  __device__ __forceinline__ std::int64_t offset(std::int64_t batch, std::int64_t token,
-                                                 std::int64_t head) const {
-    return batch * batch_stride + token * time_stride + head * head_stride;
-  }
-};
-
-struct SweepOutput {
-  void* data;  // null: the states alone are wanted
-  std::int64_t batch_stride;
-  std::int64_t time_stride;
-  std::int64_t head_stride;
-  bool is_float;
-  bool aligned;
-};
 
 /// Float states (sequences, kv_heads[, segments], ...), element (key', value') at the strides.
 struct SweepState {
@@ -96,7 +64,7 @@ struct SweepState {
 /// channels. The heads of a group add up.
 struct SweepEnergy {
   float* data;  // null: not wanted. ([value_blocks,] batch, time, kv_heads[, channels])
-  SweepOperand factor;
+  TokenOperand factor;
   std::int64_t block_stride;  // from one value block's sums to the next one's
   float sign;
   bool adds;     // to what is there already
@@ -104,10 +72,10 @@ struct SweepEnergy {
 };
 
 struct SweepRole {
-  SweepOperand query;
-  SweepOperand key;
-  SweepOperand value;
-  SweepOutput output;
+  TokenOperand query;
+  TokenOperand key;
+  TokenOperand value;
+  TokenOutput output;
   SweepState initial;  // before the decay of the first token in sweep order
   SweepState final;
   SweepState pairing_with;  // dq: the gradient of the final state, or null
@@ -163,11 +131,6 @@ struct SweepArguments {
 /// Value' channels of a warp.
 inline constexpr int kChannelsPerWarp = kFragmentRows;
 
-/// Segments of a sequence are whole multiples of this many tokens. One number for all kernels:
-/// sweeps that share the states of segments must cut time at the same places. A multiple of every
-/// stage, so that only a sequence's last stage is ragged.
-inline constexpr int kSegmentUnit = 64;
-
 /// How a role's work is cut into blocks on the current device.
 struct SweepPlan {
   int key_columns;  // the kernel's kKey
@@ -183,15 +146,6 @@ SweepPlan plan_sweep(SweepDecay decay, int key_columns, int value_columns);
 inline int value_blocks(const SweepPlan& plan, int value_columns) {
   const int channels = plan.warps * kChannelsPerWarp;
   return (value_columns + channels - 1) / channels;
-}
-
-/// A grid of `blocks` blocks along x, the axis with the largest limit.
-inline dim3 grid_of(std::int64_t blocks) {
-  if (blocks > std::numeric_limits<std::int32_t>::max()) {
-    throw ArgumentError("q", "batch, heads and head dims need " + std::to_string(blocks) +
-                                 " thread blocks, more than a launch can have");
-  }
-  return dim3(static_cast<unsigned>(blocks));
 }
 
 /// Starts the sweep of `arguments`; fills in what follows from the plan: the layout, stages, steps,

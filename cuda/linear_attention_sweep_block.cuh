@@ -10,6 +10,9 @@
 #include "primitives/fragments.cuh"
 #include "primitives/platform.cuh"
 #include "primitives/warp.cuh"
+#include "state_tiles.cuh"
+#include "time_split.cuh"
+#include "token_tiles.cuh"
 
 namespace rankone::cuda {
 
@@ -80,43 +83,14 @@ __device__ __forceinline__ SweepPlace find_place(const SweepArguments& arguments
   index /= arguments.segments;
   place.head = index % arguments.kv_heads;
   place.sequence = index / arguments.kv_heads;
-  const std::int64_t* offsets = arguments.cu_seqlens;
-  place.begin = offsets == nullptr ? 0 : static_cast<int>(offsets[place.sequence]);
-  place.length = offsets == nullptr ? arguments.time
-                                    : static_cast<int>(offsets[place.sequence + 1]) - place.begin;
-  const int units = (place.length + kSegmentUnit - 1) / kSegmentUnit;
-  const int share = (units + arguments.segments - 1) / arguments.segments;
-  place.first = min(min(place.segment * share, units) * kSegmentUnit, place.length);
-  place.last = min(min((place.segment + 1) * share, units) * kSegmentUnit, place.length);
+  const auto [begin, length] = find_sequence(arguments.cu_seqlens, place.sequence, arguments.time);
+  place.begin = begin;
+  place.length = length;
+  const TimeSegment part = cut_time(length, place.segment, arguments.segments);
+  place.first = part.first;
+  place.last = part.last;
   place.chunks = (place.last - place.first + arguments.chunk_tokens - 1) / arguments.chunk_tokens;
   return place;
-}
-
-/// The smallest shift with 1 << shift >= count.
-__device__ __forceinline__ int ceil_log2(int count) {
-  int shift = 0;
-  while ((1 << shift) < count) ++shift;
-  return shift;
-}
-
-template <typename T>
-__device__ __forceinline__ float load_element(const void* data, std::int64_t offset,
-                                              bool is_float) {
-  return is_float ? static_cast<const float*>(data)[offset]
-                  : to_float(static_cast<const T*>(data)[offset]);
-}
-
-/// Four neighbouring elements, aligned as four.
-template <typename T>
-__device__ __forceinline__ float4 load_four(const T* source) {
-  if constexpr (sizeof(T) == 4) {
-    return *reinterpret_cast<const float4*>(source);
-  } else {
-    const uint2 bits = *reinterpret_cast<const uint2*>(source);
-    const float2 low = unpack<T>(bits.x);
-    const float2 high = unpack<T>(bits.y);
-    return make_float4(low.x, low.y, high.x, high.y);
-  }
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
@@ -166,7 +140,6 @@ class Sweep {
   using Table = typename Shape::Table;
 
   static constexpr bool kHalf = std::is_same_v<T, __half>;
-  static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
   /// One head of a group in one chunk.
   struct Item {
@@ -207,7 +180,7 @@ class Sweep {
     return reinterpret_cast<Element*>(shared_ + offset);
   }
 
-  __device__ __forceinline__ int slot(const SweepOperand& operand, int chunk, int member) const {
+  __device__ __forceinline__ int slot(const TokenOperand& operand, int chunk, int member) const {
     if (arguments_.stages == 1) return 0;
     return (operand.per_query_head ? chunk * arguments_.group + member : chunk) & 1;
   }
@@ -268,7 +241,7 @@ class Sweep {
   __device__ __forceinline__ int token(int position) const {
     return place_.begin + (role_.reversed ? place_.length - 1 - position : position);
   }
-  __device__ __forceinline__ int head_of(const SweepOperand& operand, int member) const {
+  __device__ __forceinline__ int head_of(const TokenOperand& operand, int member) const {
     return operand.per_query_head ? place_.head * arguments_.group + member : place_.head;
   }
   /// Whether this item reads the state into the outputs, hands the outputs over, and adds to the
@@ -308,20 +281,12 @@ class Sweep {
     }
   }
 
-  template <typename Element>
-  __device__ __forceinline__ void clear_columns(Element* tile, int rows, int ld, int first) const {
-    const int width = ld - first;
-    for (int i = threadIdx.x; i < rows * width; i += blockDim.x) {
-      tile[i / width * ld + first + i % width] = from_float<Element>(0.0f);
-    }
-  }
-
   __device__ __forceinline__ void load_item(Item item) const {
     const auto [chunk, member] = item;
     // One loop body for the three operands: the code of a copy is long, its time is not.
 #pragma unroll 1
     for (int which = 0; which < 3; ++which) {
-      const SweepOperand& operand = which == 0 ? role_.query : which == 1 ? role_.key : role_.value;
+      const TokenOperand& operand = which == 0 ? role_.query : which == 1 ? role_.key : role_.value;
       if (which == 0 && !reads()) continue;
       if (member > 0 && !operand.per_query_head) continue;
       const bool is_value = which == 2;
@@ -339,40 +304,14 @@ class Sweep {
   }
 
   /// Rows of one chunk; zeros past the segment's end.
-  __device__ __forceinline__ void load_tile(T* tile, int ld, const SweepOperand& operand, Item item,
+  __device__ __forceinline__ void load_tile(T* tile, int ld, const TokenOperand& operand, Item item,
                                             int first_column, int columns, bool ones_column) const {
     const std::int64_t start =
         operand.offset(batch(), token(first_of(item.chunk)), head_of(operand, item.member)) +
         first_column;
     const std::int64_t step = role_.reversed ? -operand.time_stride : operand.time_stride;
     const int valid = valid_tokens(item.chunk);
-    const int units = arguments_.chunk_tokens << operand.unit_shift;
-    const int mask = (1 << operand.unit_shift) - 1;
-    if (operand.aligned) {
-      const T* source = static_cast<const T*>(operand.data);
-#pragma unroll 4
-      for (int i = threadIdx.x; i < units; i += blockDim.x) {
-        const int row = i >> operand.unit_shift;
-        const int column = (i & mask) * kVector;
-        if (column < columns) {
-          const bool inside = row < valid;
-          copy_async_16(tile + row * ld + column,
-                        inside ? source + start + row * step + column : source, inside);
-        }
-      }
-    } else {
-#pragma unroll 4
-      for (int i = threadIdx.x; i < units; i += blockDim.x) {
-        const int row = i >> operand.unit_shift;
-        const int column = i & mask;
-        if (column < columns) {
-          tile[row * ld + column] =
-              row < valid ? from_float<T>(load_element<T>(operand.data, start + row * step + column,
-                                                          operand.is_float))
-                          : from_float<T>(0.0f);
-        }
-      }
-    }
+    load_rows(tile, ld, operand, start, step, arguments_.chunk_tokens, valid, columns);
     if (ones_column) {
 #pragma unroll 1
       for (int row = threadIdx.x; row < arguments_.chunk_tokens; row += blockDim.x) {
@@ -499,9 +438,10 @@ class Sweep {
   __device__ int segment_decay_channels() const;
   __device__ void clear_segment_decay() const;
   __device__ void store_segment_decay() const;
-  /// The state rounded to T, as A operands scaled down by a power of two where T is __half.
+  /// The state as A operands of T, rounded and what rounding leaves, scaled down by a power of two
+  /// where T is __half.
   __device__ BinaryScale state_scale() const;
-  __device__ FragmentA<T> state_operand(int key_step, float down, int part) const;
+  __device__ SplitA<T> state_operand(int key_step, float down) const;
   /// outputs += S^T Q^T for kTiles * 8 tokens of `query`; with __half the result is to be scaled up
   /// by what is returned.
   template <int kTiles>
@@ -517,8 +457,8 @@ class Sweep {
   __device__ void scalar_item(int chunk, int member);
   /// One part of P = pair_scale lower(Q K^T) W, 16 x 16 blocks dealt out to the warps.
   __device__ void scalar_pairs(const T* query, const T* key, const Table& decays, int part);
-  /// products = Q K^T of 16 queries and 16 keys.
-  __device__ void multiply_pairs(Accumulator (&products)[2], const T* query, const T* key) const;
+  /// Q K^T of 16 queries and 16 keys.
+  __device__ AccumulatorPair multiply_pairs(const T* query, const T* key) const;
   /// O^T += V^T P^T.
   __device__ void scalar_outputs(const T* value);
   /// (left, right) += scale a b.
@@ -528,9 +468,7 @@ class Sweep {
   // ---- a chunk with channel decays (linear_attention_sweep_channel.cuh) ----
 
   __device__ void channel_item(int chunk, int member);
-  /// Pairs of each step by the running product over its queries, for every key and channel. A job
-  /// is four keys of a step; eight lanes share a key, each with every eighth group of four
-  /// channels.
+  /// Pairs of each step by the running product over its queries, four keys a job.
   __device__ void key_channel_pairs(const T* query, const T* key, const float* decay) const;
   /// q' P and k' R of every step, rounded to T, and D; a thread has one channel of one step.
   __device__ void decay_keys(const T* query, const T* key, const float* decay, bool with_query,
@@ -552,9 +490,6 @@ class Sweep {
   /// Hands the warp's tile of 16 tokens x 16 channels over: lane l has half the channels of token
   /// l / 2. `row` is the chunk's first token in the tile.
   __device__ void emit(int chunk, int member, int row);
-  template <typename Element>
-  __device__ static void store_row(Element* destination, const float (&values)[8], int columns,
-                                   bool aligned);
   /// e = factor * output in fp32, per channel to memory, or its sum over the warp's channels to
   /// shared memory.
   __device__ void emit_energy(const float (&values)[8], int local, int at_token, int channel,

@@ -39,39 +39,17 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::channel_item(int chunk, 
 template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ void Sweep<T, kKey, kDecay>::key_channel_pairs(
     const T* query, const T* key, const float* decay) const {
-  constexpr int kKeysPerJob = 4;
-  constexpr int kLanesPerKey = kWarpSize / kKeysPerJob;
-  const int part = lane_id() % kLanesPerKey;
-  for (int job = warp_id(); job < arguments_.steps * (16 / kKeysPerJob); job += warps()) {
-    const int step = job / (16 / kKeysPerJob);
-    const int first_key = job % (16 / kKeysPerJob) * kKeysPerJob;
-    const int j = first_key + lane_id() / kLanesPerKey;
-    const int row = step * Shape::kStep;
-    float sums[16] = {};
-    for (int channel = 4 * part; channel < kKey; channel += 4 * kLanesPerKey) {
-      const float4 own = load_four(key + (row + j) * Shape::kKeyLd + channel);
-      float4 weighted = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        if (i < first_key) continue;
-        const float4 d = load_four(decay + (row + i) * arguments_.layout.decay_ld + channel);
-        const float4 q = load_four(query + (row + i) * Shape::kKeyLd + channel);
-        const bool is_own = i == j;
-        weighted.x = is_own ? own.x : weighted.x * d.x;
-        weighted.y = is_own ? own.y : weighted.y * d.y;
-        weighted.z = is_own ? own.z : weighted.z * d.z;
-        weighted.w = is_own ? own.w : weighted.w * d.w;
-        sums[i] += q.x * weighted.x + q.y * weighted.y + q.z * weighted.z + q.w * weighted.w;
-      }
-    }
+  constexpr int kJobs = 16 / kKeysPerJob;
+  for (int job = warp_id(); job < arguments_.steps * kJobs; job += warps()) {
+    const int row = job / kJobs * Shape::kStep;
     float* pairs = at<float>(arguments_.layout.pairs) + row * Shape::kFloatLd;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const float sum = warp_sum(sums[i], kLanesPerKey);
-      if (part == i % kLanesPerKey) {
-        pairs[i * Shape::kFloatLd + j] = i < j ? 0.0f : role_.pair_scale * sum;
-      }
-    }
+    const T* const rows[1] = {query + row * Shape::kKeyLd};
+    multiply_decayed_rows<kKey>(
+        rows, key + row * Shape::kKeyLd, Shape::kKeyLd, decay + row * arguments_.layout.decay_ld,
+        arguments_.layout.decay_ld, job % kJobs * kKeysPerJob,
+        [&](int i, int j, const float (&sums)[1]) {
+          pairs[i * Shape::kFloatLd + j] = i < j ? 0.0f : role_.pair_scale * sums[0];
+        });
   }
 }
 
@@ -159,28 +137,17 @@ template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ FragmentBPair<T> Sweep<T, kKey, kDecay>::load_pairs(int step,
                                                                                float& up) const {
   const float* pairs = at<float>(arguments_.layout.pairs) + step * Shape::kStep * Shape::kFloatLd;
-  Accumulator sides[2];
-  float largest = 0.0f;
+  AccumulatorPair values;
 #pragma unroll
   for (int side = 0; side < 2; ++side) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      sides[side].x[i] =
-          pairs[Accumulator::row(i) * Shape::kFloatLd + side * kFragmentCols + Accumulator::col(i)];
-      largest = fmaxf(largest, fabsf(sides[side].x[i]));
+      values[side].x[i] = pairs[Accumulator::row(i) * Shape::kFloatLd + pair_column(side, i)];
     }
   }
-  up = 1.0f;
-  if constexpr (kHalf) {
-    const BinaryScale scale = scale_for_half(warp_max(largest));
-    up = scale.up;
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sides[side].x[i] *= scale.down;
-    }
-  }
-  return transpose_to_b(to_a<T>(sides[0], sides[1]));
+  const BinaryScale scale = operand_scale<T>(values);
+  up = scale.up;
+  return transpose_to_b(scaled_to_a<T>(values.left, values.right, scale.down));
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
@@ -188,13 +155,13 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::value_channel_pairs(cons
                                                                             const T* key) const {
   for (int step = warp_id(); step < arguments_.steps; step += warps()) {
     const int row = step * Shape::kStep;
-    Accumulator products[2];
-    multiply_pairs(products, query + row * Shape::kKeyLd, key + row * Shape::kKeyLd);
+    AccumulatorPair products =
+        multiply_pairs(query + row * Shape::kKeyLd, key + row * Shape::kKeyLd);
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool lower = side * kFragmentCols + Accumulator::col(i) <= Accumulator::row(i);
+        const bool lower = pair_column(side, i) <= Accumulator::row(i);
         products[side].x[i] = lower ? role_.pair_scale * products[side].x[i] : 0.0f;
       }
     }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 
 #include "linear_attention_sweep.cuh"
 #include "linear_attention_sweep_block.cuh"
@@ -133,19 +132,14 @@ void launch_sweep(SweepDecay decay, SweepArguments arguments, cudaStream_t strea
   with_kernel(decay, key_columns, [&]<int kKey, SweepDecay kDecay>() {
     using Shape = SweepShape<T, kKey, kDecay>;
     const SweepPlan plan = plan_blocks<T, kKey, kDecay>(value_columns);
-    const auto unit_shift = [](const SweepOperand& operand, int columns) {
-      constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-      const unsigned units = operand.aligned ? columns / kVector : columns;
-      return static_cast<int>(std::bit_width(std::bit_ceil(units))) - 1;
-    };
     for (int i = 0; i < kMaxRoles; ++i) {
       SweepRole& role = arguments.roles[i];
       role.value_blocks =
           i < arguments.role_count ? value_blocks(plan, role.value.total_columns()) : 0;
-      role.query.unit_shift = unit_shift(role.query, role.query.columns);
-      role.key.unit_shift = unit_shift(role.key, role.key.columns);
+      role.query.unit_shift = unit_shift<T>(role.query, role.query.columns);
+      role.key.unit_shift = unit_shift<T>(role.key, role.key.columns);
       role.value.unit_shift =
-          unit_shift(role.value, std::min(role.value.columns, plan.warps * kChannelsPerWarp));
+          unit_shift<T>(role.value, std::min(role.value.columns, plan.warps * kChannelsPerWarp));
     }
     arguments.layout = make_layout<T, kKey, kDecay>(plan.warps, plan.stages);
     arguments.stages = plan.stages;

@@ -12,51 +12,19 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::emit(int chunk, int memb
   const int channel = first_channel() + warp_id() * kChannelsPerWarp + 8 * (lane_id() % 2);
   const bool inside = local < valid_tokens(chunk);
   const int at_token = token(first_of(chunk) + local);
-  const float* source = output_tile() + lane_id() / 2 * Shape::kFloatLd + 8 * (lane_id() % 2);
-  const float4 low = load_four(source);
-  const float4 high = load_four(source + 4);
-  const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  float values[8];
+  read_eight(values, output_tile() + lane_id() / 2 * Shape::kFloatLd + 8 * (lane_id() % 2));
   const int output_head =
       role_.query.per_query_head ? place_.head * arguments_.group + member : place_.head;
   if (inside && channel < value_columns()) {
-    const SweepOutput& output = role_.output;
-    const std::int64_t offset = batch() * output.batch_stride + at_token * output.time_stride +
-                                output_head * output.head_stride + channel;
-    // Aligned rows are whole 16-byte units, which may end in the middle of the eight channels.
-    if (output.is_float) {
-      store_row(static_cast<float*>(output.data) + offset, values, value_columns() - channel,
-                output.aligned);
-    } else {
-      store_row(static_cast<T*>(output.data) + offset, values, value_columns() - channel,
-                output.aligned);
-    }
+    const TokenOutput& output = role_.output;
+    store_eight<T>(output,
+                   batch() * output.batch_stride + at_token * output.time_stride +
+                       output_head * output.head_stride + channel,
+                   values, value_columns() - channel);
   }
   if (role_.energy.data != nullptr) {
     emit_energy(values, local, at_token, channel, inside, member);
-  }
-}
-
-template <typename T, int kKey, SweepDecay kDecay>
-template <typename Element>
-__device__ __forceinline__ void Sweep<T, kKey, kDecay>::store_row(Element* destination,
-                                                                  const float (&values)[8],
-                                                                  int columns, bool aligned) {
-  if constexpr (sizeof(Element) == 4) {
-    if (aligned) {
-      auto* vectors = reinterpret_cast<float4*>(destination);
-      vectors[0] = make_float4(values[0], values[1], values[2], values[3]);
-      if (columns > 4) vectors[1] = make_float4(values[4], values[5], values[6], values[7]);
-      return;
-    }
-  } else if (aligned) {
-    *reinterpret_cast<uint4*>(destination) =
-        make_uint4(pack<Element>(values[0], values[1]), pack<Element>(values[2], values[3]),
-                   pack<Element>(values[4], values[5]), pack<Element>(values[6], values[7]));
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (i < columns) destination[i] = from_float<Element>(values[i]);
   }
 }
 
@@ -72,10 +40,8 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::emit_energy(const float 
     const std::int64_t offset =
         energy.factor.offset(batch(), at_token, head_of(energy.factor, member)) + channel;
     if (energy.factor.aligned && columns >= 8) {
-      const T* source = static_cast<const T*>(energy.factor.data) + offset;
-      const float4 low = load_four(source);
-      const float4 high = load_four(source + 4);
-      const float factor[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      float factor[8];
+      read_eight(factor, static_cast<const T*>(energy.factor.data) + offset);
 #pragma unroll
       for (int i = 0; i < 8; ++i) products[i] = factor[i] * values[i];
     } else {

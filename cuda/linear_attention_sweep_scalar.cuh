@@ -77,24 +77,22 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_pairs(const T* qu
   for (int row = 0; row < Shape::kBlocks; ++row) {
     for (int column = 0; column <= row; ++column, ++index) {
       if (index % warps() != warp_id()) continue;
-      Accumulator products[2];
-      multiply_pairs(products, query + 16 * row * Shape::kKeyLd, key + 16 * column * Shape::kKeyLd);
-      float largest = 0.0f;
+      AccumulatorPair products =
+          multiply_pairs(query + 16 * row * Shape::kKeyLd, key + 16 * column * Shape::kKeyLd);
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int local_row = Accumulator::row(i);
-          const int local_column = side * kFragmentCols + Accumulator::col(i);
+          const int local_column = pair_column(side, i);
           const float weight =
               role_.pair_scale * decays.weight(16 * row + local_row, 16 * column + local_column);
           float& product = products[side].x[i];
           product = row == column && local_column > local_row ? 0.0f : product * weight;
-          largest = fmaxf(largest, fabsf(product));
         }
       }
       if constexpr (kHalf) {
-        const BinaryScale scale = scale_for_half(warp_max(largest));
+        const BinaryScale scale = operand_scale<T>(products);
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
 #pragma unroll
@@ -114,17 +112,12 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::scalar_pairs(const T* qu
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
-__device__ __forceinline__ void Sweep<T, kKey, kDecay>::multiply_pairs(Accumulator (&products)[2],
-                                                                       const T* query,
-                                                                       const T* key) const {
-#pragma unroll
-  for (int key_step = 0; key_step < Shape::kAllKeySteps; ++key_step) {
-    if (key_step == Shape::kKeySteps && !has_tail()) break;
-    const FragmentA<T> queries = load_a(query + 16 * key_step, Shape::kKeyLd);
-    const FragmentBPair<T> keys = load_b_pair(key + 16 * key_step, Shape::kKeyLd);
-    mma(products[0], queries, keys.left);
-    mma(products[1], queries, keys.right);
-  }
+__device__ __forceinline__ AccumulatorPair
+Sweep<T, kKey, kDecay>::multiply_pairs(const T* query, const T* key) const {
+  AccumulatorPair products;
+  multiply_rows<row_steps(kKey)>(products, query, key, Shape::kKeyLd,
+                                 has_tail() ? Shape::kKeyColumns : kKey);
+  return products;
 }
 
 template <typename T, int kKey, SweepDecay kDecay>

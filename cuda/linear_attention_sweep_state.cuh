@@ -129,40 +129,17 @@ __device__ __forceinline__ void Sweep<T, kKey, kDecay>::store_segment_decay() co
 
 template <typename T, int kKey, SweepDecay kDecay>
 __device__ __forceinline__ BinaryScale Sweep<T, kKey, kDecay>::state_scale() const {
-  if constexpr (!kHalf) return {};
-  float largest = 0.0f;
-  const auto include = [&largest](const Accumulator& tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(tile.x[i]));
-  };
-#pragma unroll
-  for (const Accumulator& tile : state_) include(tile);
-  if (has_tail()) {
-    include(tail(0));
-    include(tail(1));
-  }
-  return scale_for_half(warp_max(largest));
+  const bool with_tail = kHalf && has_tail();
+  return operand_scale<T>(state_,
+                          with_tail ? largest_in(tail(0), largest_in(tail(1), 0.0f)) : 0.0f);
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
-__device__ __forceinline__ FragmentA<T> Sweep<T, kKey, kDecay>::state_operand(int key_step,
-                                                                              float down,
-                                                                              int part) const {
-  const bool is_tail = key_step == Shape::kKeySteps;
-  Accumulator left = is_tail ? tail(0) : state_[2 * key_step];
-  Accumulator right = is_tail ? tail(1) : state_[2 * key_step + 1];
-  if constexpr (kHalf) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      left.x[i] *= down;
-      right.x[i] *= down;
-    }
-  }
-  if (part > 0) {
-    left = residue<T>(left);
-    right = residue<T>(right);
-  }
-  return to_a<T>(left, right);
+__device__ __forceinline__ SplitA<T> Sweep<T, kKey, kDecay>::state_operand(int key_step,
+                                                                           float down) const {
+  return key_step == Shape::kKeySteps
+             ? split_a<T>(tail(0), tail(1), down)
+             : split_a<T>(state_[2 * key_step], state_[2 * key_step + 1], down);
 }
 
 template <typename T, int kKey, SweepDecay kDecay>
@@ -170,19 +147,21 @@ template <int kTiles>
 __device__ __forceinline__ float Sweep<T, kKey, kDecay>::read_state(Accumulator (&outputs)[kTiles],
                                                                     const T* query) const {
   const BinaryScale scale = state_scale();
-#pragma unroll 1
-  for (int part = 0; part < parts(); ++part) {
+  const bool with_rest = parts() == 2;
 #pragma unroll
-    for (int key_step = 0; key_step < Shape::kAllKeySteps; ++key_step) {
-      if (key_step == Shape::kKeySteps && !has_tail()) break;
-      const FragmentA<T> state = state_operand(key_step, scale.down, part);
+  for (int key_step = 0; key_step < Shape::kAllKeySteps; ++key_step) {
+    if (key_step == Shape::kKeySteps && !has_tail()) break;
+    const SplitA<T> state = state_operand(key_step, scale.down);
 #pragma unroll
-      for (int tile = 0; tile < kTiles; tile += 2) {
-        const FragmentBPair<T> queries = load_b_pair(
-            query + tile * kFragmentCols * Shape::kKeyLd + 16 * key_step, Shape::kKeyLd);
-        mma(outputs[tile], state, queries.left);
-        mma(outputs[tile + 1], state, queries.right);
+    for (int tile = 0; tile < kTiles; tile += 2) {
+      const FragmentBPair<T> queries =
+          load_b_pair(query + tile * kFragmentCols * Shape::kKeyLd + 16 * key_step, Shape::kKeyLd);
+      if (with_rest) {
+        mma(outputs[tile], state.low, queries.left);
+        mma(outputs[tile + 1], state.low, queries.right);
       }
+      mma(outputs[tile], state.high, queries.left);
+      mma(outputs[tile + 1], state.high, queries.right);
     }
   }
   return scale.up;

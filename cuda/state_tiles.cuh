@@ -14,9 +14,22 @@
 
 namespace rankone::cuda {
 
-/// A[m][k] *= factors[k].
+/// What rounding to T leaves of x.
 template <typename T>
-__device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* factors) {
+__device__ __forceinline__ float residue(float x) {
+  return x - to_float(from_float<T>(x));
+}
+template <typename T>
+__device__ __forceinline__ Accumulator residue(Accumulator tile) {
+#pragma unroll
+  for (float& x : tile.x) x = residue<T>(x);
+  return tile;
+}
+
+/// A[m][k] *= factors[k]: the product rounded to T (part 0), or what rounding leaves of it (part
+/// 1).
+template <typename T>
+__device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* factors, int part = 0) {
   const int t = lane_id() % 4;
   const float2 left = *reinterpret_cast<const float2*>(factors + 2 * t);
   const float2 right = *reinterpret_cast<const float2*>(factors + 2 * t + 8);
@@ -30,8 +43,10 @@ __device__ __forceinline__ void scale_columns(FragmentA<T>& a, const float* fact
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float2 factor = i < 2 ? left : right;
-      const float2 value = unpack<T>(a.x[i]);
-      a.x[i] = pack<T>(value.x * factor.x, value.y * factor.y);
+      float2 value = unpack<T>(a.x[i]);
+      value = make_float2(value.x * factor.x, value.y * factor.y);
+      if (part > 0) value = make_float2(residue<T>(value.x), residue<T>(value.y));
+      a.x[i] = pack<T>(value.x, value.y);
     }
   }
 }
@@ -64,9 +79,37 @@ __device__ __forceinline__ void mma_pair(AccumulatorPair& acc, const FragmentA<T
   mma(acc.right, a, b.right);
 }
 
+/// Steps that multiply_rows has in flight beside a state of `columns` columns; more would spill.
+constexpr int row_steps(int columns) { return columns > 128 ? 2 : 4; }
+
+/// products += A B^T of 16 rows each in shared memory over `columns` columns.
+template <int kSteps, typename T>
+__device__ __forceinline__ void multiply_rows(AccumulatorPair& products, const T* a, const T* b,
+                                              int ld, int columns) {
+#pragma unroll kSteps
+  for (int column = 0; column < columns; column += 16) {
+    const FragmentA<T> rows = load_a(a + column, ld);
+    mma_pair(products, rows, load_b_pair(b + column, ld));
+  }
+}
+
 /// Column, within the 16, of element i of side `side`.
 __device__ __forceinline__ int pair_column(int side, int i) {
   return side * kFragmentCols + Accumulator::col(i);
+}
+
+/// sign * factors[column] * values.
+__device__ __forceinline__ AccumulatorPair scaled_columns(const AccumulatorPair& values,
+                                                          const float* factors, float sign = 1.0f) {
+  AccumulatorPair result;
+#pragma unroll
+  for (int side = 0; side < 2; ++side) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      result[side].x[i] = sign * factors[pair_column(side, i)] * values[side].x[i];
+    }
+  }
+  return result;
 }
 
 /// The inverse of to_a, exact.
@@ -107,17 +150,34 @@ __device__ __forceinline__ BinaryScale scale_for_half(float largest) {
   return {ldexpf(1.0f, shift), ldexpf(1.0f, -shift)};
 }
 
-/// The scale for the warp's tiles as operands of T: 1 but for __half.
+/// The larger of `largest` and the magnitudes in a tile.
+__device__ __forceinline__ float largest_in(const Accumulator& tile, float largest) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(tile.x[i]));
+  return largest;
+}
+
+/// The scale for the warp's tiles as operands of T: 1 but for __half. `largest` is the largest
+/// magnitude of the lane's other elements.
 template <typename T, int kTiles>
-__device__ __forceinline__ BinaryScale operand_scale(const Accumulator (&tiles)[kTiles]) {
-  if constexpr (!std::is_same_v<T, __half>) return {};
-  float largest = 0.0f;
+__device__ __forceinline__ BinaryScale operand_scale(const Accumulator (&tiles)[kTiles],
+                                                     float largest = 0.0f) {
+  if constexpr (std::is_same_v<T, __half>) {
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(tiles[tile].x[i]));
+    for (const Accumulator& tile : tiles) largest = largest_in(tile, largest);
+    return scale_for_half(warp_max(largest));
+  } else {
+    return {};
   }
-  return scale_for_half(warp_max(largest));
+}
+
+template <typename T>
+__device__ __forceinline__ BinaryScale operand_scale(const AccumulatorPair& tile) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return scale_for_half(warp_max(largest_in(tile.left, largest_in(tile.right, 0.0f))));
+  } else {
+    return {};
+  }
 }
 
 /// to_a of values multiplied by `down` where T is __half.
@@ -180,20 +240,15 @@ __device__ __forceinline__ SplitA<WideElement<T>> wide_a(const AccumulatorPair& 
   return split_a<WideElement<T>>(values.left, values.right);
 }
 
-/// B[k][n] = factors[k] table[n * ld + k] for n in 0..15, or with kTranspose of table[k * ld + n];
-/// without factors they are 1.
-template <typename T, bool kTranspose>
-__device__ __forceinline__ WideB<T> load_wide_b(const float* table, int ld,
-                                                const float* factors = nullptr) {
+/// B[k][n] = element(k, n) for n in 0..15.
+template <typename T, typename Element>
+__device__ __forceinline__ WideB<T> make_wide_b(Element element) {
   AccumulatorPair values;  // of B^T
 #pragma unroll
   for (int side = 0; side < 2; ++side) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int n = Accumulator::row(i);
-      const int k = pair_column(side, i);
-      values[side].x[i] = kTranspose ? table[k * ld + n] : table[n * ld + k];
-      if (factors != nullptr) values[side].x[i] *= factors[k];
+      values[side].x[i] = element(pair_column(side, i), Accumulator::row(i));
     }
   }
   const SplitA<WideElement<T>> split = wide_a<T>(values);
@@ -201,6 +256,17 @@ __device__ __forceinline__ WideB<T> load_wide_b(const float* table, int ld,
   b.high = transpose_to_b(split.high);
   if constexpr (!std::is_same_v<T, float>) b.low = transpose_to_b(split.low);
   return b;
+}
+
+/// B[k][n] = factors[k] table[n * ld + k] for n in 0..15, or with kTranspose of table[k * ld + n];
+/// without factors they are 1.
+template <typename T, bool kTranspose>
+__device__ __forceinline__ WideB<T> load_wide_b(const float* table, int ld,
+                                                const float* factors = nullptr) {
+  return make_wide_b<T>([&](int k, int n) {
+    const float value = kTranspose ? table[k * ld + n] : table[n * ld + k];
+    return factors == nullptr ? value : value * factors[k];
+  });
 }
 
 /// acc += a b over 16 columns, to 16 bits or, for float, in fp32; small terms first.

@@ -50,6 +50,20 @@ struct TokenOutput {
 
 // ---- device code ----
 
+/// Where the tokens of a sequence lie in its batch entry.
+struct SequencePlace {
+  int begin;
+  int length;
+};
+
+/// Of packed sequences with `cu_seqlens`, else of a batch entry of `time` tokens.
+__device__ __forceinline__ SequencePlace find_sequence(const std::int64_t* cu_seqlens, int sequence,
+                                                       int time) {
+  if (cu_seqlens == nullptr) return {0, time};
+  const int begin = static_cast<int>(cu_seqlens[sequence]);
+  return {begin, static_cast<int>(cu_seqlens[sequence + 1]) - begin};
+}
+
 /// The smallest shift with 1 << shift >= count.
 __device__ __forceinline__ int ceil_log2(int count) {
   int shift = 0;

@@ -35,6 +35,11 @@ using Floats = std::vector<float>;
 inline int num_threads = 1;
 inline double measured_tile_rate = 0;
 
+inline const char* name_of(DecayForm form) {
+  constexpr const char* kNames[] = {"none", "head", "token", "channel"};
+  return kNames[static_cast<int>(form)];
+}
+
 inline Floats random_values(std::int64_t count, float low, float high, unsigned seed) {
   std::minstd_rand engine(seed);
   std::uniform_real_distribution<float> uniform(low, high);

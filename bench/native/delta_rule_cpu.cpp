@@ -13,10 +13,6 @@ namespace {
 using namespace rankone;
 using namespace rankone::bench;
 
-const char* name_of(DecayForm form) {
-  return form == DecayForm::kNone ? "none" : form == DecayForm::kPerToken ? "token" : "channel";
-}
-
 struct Sizes {
   std::int64_t batch = 1, time = 1, heads = 1, dim = 64;
   DecayForm form = DecayForm::kNone;

@@ -12,18 +12,9 @@ these benchmarks, not any input.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 64
-
-
-def _chunks(tensor: Tensor, chunk: int) -> Tensor:
-    """(B, T, H, ...) as (B, H, T / chunk, chunk, ...), with zeros after the last token."""
-    missing = -tensor.shape[1] % chunk
-    if missing:
-        tensor = F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing))
-    return tensor.unflatten(1, (-1, chunk)).movedim(3, 1)
+from bench.peers.eager_chunks import CHUNK, chunked, whole_sequence
 
 
 def _states_before(updates: Tensor, decay: Tensor | None) -> Tensor:
@@ -58,8 +49,8 @@ def eager_linear_attention(
     def rows(tensor: Tensor) -> Tensor:
         return tensor.unflatten(1, (kv_heads, group)).movedim(2, 3).flatten(3, 4)
 
-    query = rows(_chunks(q * scale, chunk))
-    key, value = _chunks(k, chunk), _chunks(v, chunk)
+    query = rows(chunked(q * scale, chunk))
+    key, value = chunked(k, chunk), chunked(v, chunk)
     causal = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
 
     if log_decay is None:
@@ -72,7 +63,7 @@ def eager_linear_attention(
             lengths = torch.arange(1, chunk + 1, device=q.device, dtype=compute)
             total = (gates[:, None] * lengths)[None, :, None]
         else:
-            total = _chunks(gates, chunk).cumsum(3)
+            total = chunked(gates, chunk).cumsum(3)
         if gates.ndim < 4:
             weights = (total[..., :, None] - total[..., None, :]).masked_fill(~causal, -torch.inf)
             weights = weights.exp().to(q.dtype)
@@ -94,7 +85,7 @@ def eager_linear_attention(
     states = _states_before(updates, whole).to(q.dtype)
     output = scores @ value + past_query @ states
     output = output.unflatten(3, (group, chunk)).movedim(3, 2).flatten(1, 2)
-    return output.movedim(1, 3).flatten(1, 2)[:, :time]
+    return whole_sequence(output, time)
 
 
 def eager_linear_attention_step(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAMES = ("linear_attention",)
+NAMES = ("linear_attention", "delta_rule")
 
 Call = Callable[[], tuple[Tensor, ...]]
 

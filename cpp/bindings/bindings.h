@@ -69,6 +69,7 @@ void def_cuda(py::module_& module, const char* name, Problem (*make)(const Tuple
       Released());
 }
 
+void bind_values_cpu(py::module_& module);
 void bind_linear_attention_cpu(py::module_& module);
 void bind_linear_attention_cuda(py::module_& module);
 void bind_delta_rule_cpu(py::module_& module);

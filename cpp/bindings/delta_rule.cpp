@@ -2,33 +2,18 @@
 // rankone.ops._delta_rule.native_inputs; the CUDA functions also serve the host emulation.
 #include "rankone/delta_rule.h"
 
-#include "bindings.h"
+#include "sequence.h"
 
 namespace rankone::bindings {
 namespace {
 
-using Sizes = std::array<std::int64_t, 7>;
-using Options = std::tuple<int, int, int, double, bool, double>;
-using Tokens = std::array<TokensTuple, 5>;
-using Addresses2 = std::array<std::int64_t, 2>;
-using BackwardAddresses = std::array<std::int64_t, 8>;
+using DeltaRuleOptions = Options<bool, double>;
+using DeltaRuleTokens = Tokens<5>;
 
-DeltaRuleInputs inputs(const Sizes& sizes, const Options& options, const Tokens& tensors,
-                       const Addresses2& optional) {
-  DeltaRuleInputs inputs;
-  DeltaRuleShape& shape = inputs.shape;
-  shape.batch = sizes[0];
-  shape.time = sizes[1];
-  shape.heads = sizes[2];
-  shape.value_heads = sizes[3];
-  shape.key_dim = sizes[4];
-  shape.value_dim = sizes[5];
-  shape.num_sequences = sizes[6];
-  shape.cu_seqlens = pointer<const std::int64_t>(optional[1]);
-  inputs.dtype = static_cast<DataType>(std::get<0>(options));
-  inputs.decay_form = static_cast<DecayForm>(std::get<1>(options));
-  inputs.chunk_size = std::get<2>(options);
-  inputs.scale = std::get<3>(options);
+DeltaRuleInputs inputs(const Sizes& sizes, const DeltaRuleOptions& options,
+                       const DeltaRuleTokens& tensors, const Optional& optional) {
+  auto inputs =
+      sequence_inputs<DeltaRuleInputs>(sizes, options, optional, &DeltaRuleShape::value_heads);
   inputs.use_qk_l2norm = std::get<4>(options);
   inputs.l2norm_eps = std::get<5>(options);
   inputs.q = tokens(tensors[0]);
@@ -36,17 +21,16 @@ DeltaRuleInputs inputs(const Sizes& sizes, const Options& options, const Tokens&
   inputs.v = tokens(tensors[2]);
   inputs.beta = tokens(tensors[3]);
   inputs.log_decay = tokens(tensors[4]);
-  inputs.initial_state = pointer(optional[0]);
   return inputs;
 }
 
-DeltaRuleForward forward(const Sizes& sizes, const Options& options, const Tokens& tensors,
-                         const Addresses2& optional, const Addresses2& results) {
-  return {inputs(sizes, options, tensors, optional), pointer(results[0]), pointer(results[1])};
-}
+constexpr auto kForward =
+    &with_results<DeltaRuleForward, &inputs, DeltaRuleOptions, DeltaRuleTokens>;
+constexpr auto kStep = &with_results<DeltaRuleStep, &inputs, DeltaRuleOptions, DeltaRuleTokens>;
 
-DeltaRuleBackward backward(const Sizes& sizes, const Options& options, const Tokens& tensors,
-                           const Addresses2& optional, const BackwardAddresses& addresses) {
+DeltaRuleBackward backward(const Sizes& sizes, const DeltaRuleOptions& options,
+                           const DeltaRuleTokens& tensors, const Optional& optional,
+                           const Addresses<8>& addresses) {
   DeltaRuleBackward problem;
   problem.inputs = inputs(sizes, options, tensors, optional);
   problem.output_grad = pointer(addresses[0]);
@@ -60,26 +44,21 @@ DeltaRuleBackward backward(const Sizes& sizes, const Options& options, const Tok
   return problem;
 }
 
-DeltaRuleStep step(const Sizes& sizes, const Options& options, const Tokens& tensors,
-                   const Addresses2& optional, const Addresses2& results) {
-  return {inputs(sizes, options, tensors, optional), pointer(results[0]), pointer(results[1])};
-}
-
 }  // namespace
 
 void bind_delta_rule_cpu(py::module_& module) {
-  def_cpu(module, "delta_rule_forward", &forward, &cpu::delta_rule_forward);
+  def_cpu(module, "delta_rule_forward", kForward, &cpu::delta_rule_forward);
   def_cpu(module, "delta_rule_backward", &backward, &cpu::delta_rule_backward);
-  def_cpu(module, "delta_rule_step", &step, &cpu::delta_rule_step);
+  def_cpu(module, "delta_rule_step", kStep, &cpu::delta_rule_step);
 }
 
 #ifdef RANKONE_CUDA_DELTA_RULE
 void bind_delta_rule_cuda(py::module_& module) {
-  def_cuda(module, "delta_rule_forward", &forward, &cuda::delta_rule_forward,
+  def_cuda(module, "delta_rule_forward", kForward, &cuda::delta_rule_forward,
            &cuda::delta_rule_forward_workspace);
   def_cuda(module, "delta_rule_backward", &backward, &cuda::delta_rule_backward,
            &cuda::delta_rule_backward_workspace);
-  def_cuda(module, "delta_rule_step", &step, &cuda::delta_rule_step);
+  def_cuda(module, "delta_rule_step", kStep, &cuda::delta_rule_step);
 }
 #endif
 

@@ -19,6 +19,7 @@ PYBIND11_MODULE(_native, module) {
   module.attr("cuda_targets") = RANKONE_CUDA_TARGETS;
 
   py::module_ cpu = module.def_submodule("cpu", "CPU kernels.");
+  rankone::bindings::bind_values_cpu(cpu);
   rankone::bindings::bind_linear_attention_cpu(cpu);
   rankone::bindings::bind_delta_rule_cpu(cpu);
 #ifdef RANKONE_WITH_CUDA

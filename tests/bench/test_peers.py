@@ -9,14 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from rankone._timing import Ratio, Timing
-from rankone.ops import linear_attention_reference, linear_attention_step
-from rankone.ops._library import native_module
+from rankone.ops import (
+    delta_rule_reference,
+    delta_rule_step,
+    linear_attention_reference,
+    linear_attention_step,
+)
+from rankone.ops._library import native_for, native_module
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench.peers import __main__ as command_line
+from bench.peers import delta_rule as delta
 from bench.peers import linear_attention as family
-from bench.peers import measure, memory, registry, report
+from bench.peers import measure, memory, registry, report, sequence
+from bench.peers.eager_delta_rule import eager_delta_rule, eager_delta_rule_step
 from bench.peers.eager_linear_attention import (
     eager_linear_attention,
     eager_linear_attention_step,
@@ -25,6 +32,10 @@ from bench.peers.run import Report, Row, run
 
 CPU = torch.device("cpu")
 BENCHMARK = family.BENCHMARK
+FORMS = [
+    *((family, form, {"Hk": 2}) for form in family.FORMS),
+    *((delta, form, {"H": 2, "HV": 4}) for form in delta.FORMS),
+]
 needs_kernels = pytest.mark.skipif(native_module() is None, reason="needs the native module")
 
 
@@ -39,7 +50,16 @@ def relative_error(measured, expected):
     return float((measured - expected).norm() / expected.norm())
 
 
-# The eager peer.
+def assert_gradients_near(leaves, measured, expected):
+    weight = torch.randn_like(measured)
+    gradients = torch.autograd.grad(measured, leaves, weight)
+    wanted = torch.autograd.grad(expected, leaves, weight)
+    for one, other in zip(gradients, wanted, strict=True):
+        size = max(float(other.norm()), 1e-3 * float(wanted[0].norm()))
+        assert float((one - other).norm()) <= 1e-12 * size
+
+
+# The eager peers.
 
 
 @pytest.mark.parametrize("form", family.FORMS)
@@ -58,21 +78,53 @@ def test_eager_peer_equals_the_recurrence_with_its_gradients(form, time, heads):
     output = eager_linear_attention(q, k, v, log_decay)
     expected, _ = linear_attention_reference(q, k, v, log_decay)
     assert relative_error(output.detach(), expected.detach()) <= 1e-13
-    weight = torch.randn_like(output)
-    gradients = torch.autograd.grad(output, leaves, weight)
-    wanted = torch.autograd.grad(expected, leaves, weight)
-    for one, other in zip(gradients, wanted, strict=True):
-        size = max(float(other.norm()), 1e-3 * float(wanted[0].norm()))
-        assert float((one - other).norm()) <= 1e-12 * size
+    assert_gradients_near(leaves, output, expected)
 
 
-@pytest.mark.parametrize("form", family.FORMS)
-def test_eager_step_equals_the_step(form):
-    given = family.inputs(case("step", decay=form, Hk=2), CPU, 0)
-    arguments = [x if x is None else x.double() for x in (given.q, given.k, given.v, given.state)]
-    decay = None if given.log_decay is None else given.log_decay.double()
-    measured = eager_linear_attention_step(*arguments, decay)
-    for one, other in zip(measured, linear_attention_step(*arguments, decay), strict=True):
+@pytest.mark.parametrize("peer", [eager_delta_rule, delta.token_by_token])
+@pytest.mark.parametrize("form", delta.FORMS)
+@pytest.mark.parametrize("time", [1, 64, 130])
+@pytest.mark.parametrize("heads", [(2, 2), (2, 6)])
+def test_delta_rule_peers_equal_the_recurrence_with_their_gradients(peer, form, time, heads):
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64)
+
+    q, v = draw(2, time, heads[0], 8), draw(2, time, heads[1], 5)
+    k = torch.nn.functional.normalize(draw(2, time, heads[0], 8), dim=-1)
+    beta = torch.rand(2, time, heads[1], dtype=torch.float64)
+    leaves = [q, k, v, beta]
+    log_decay = None
+    if form != "none":
+        shape = {"token": beta.shape, "channel": (*beta.shape, 8)}[form]
+        log_decay = torch.empty(shape, dtype=torch.float64).uniform_(0.8, 1.0).log_()
+        leaves.append(log_decay)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    output = peer(q, k, v, beta, log_decay)
+    expected, _ = delta_rule_reference(q, k, v, beta, log_decay=log_decay)
+    assert relative_error(output.detach(), expected.detach()) <= 1e-13
+    assert_gradients_near(leaves, output, expected)
+
+
+@pytest.mark.parametrize("chunk", [16, 64])
+def test_the_chunk_of_the_eager_delta_rule_changes_rounding_only(chunk):
+    given = delta.inputs(case(T=100), CPU, 0)
+    arguments = [x.double() for x in given.arguments()]
+    measured = eager_delta_rule(*arguments, chunk=chunk)
+    assert relative_error(measured, eager_delta_rule(*arguments)) <= 1e-13
+
+
+STEPS = {
+    family: (eager_linear_attention_step, lambda *a: linear_attention_step(*a)),
+    delta: (eager_delta_rule_step, lambda *a: delta_rule_step(*a[:5], log_decay=a[5])),
+}
+
+
+@pytest.mark.parametrize(("module", "form", "heads"), FORMS)
+def test_eager_step_equals_the_step(module, form, heads):
+    given = module.inputs(case("step", decay=form, **heads), CPU, 0)
+    arguments = [x if x is None else x.double() for x in given.arguments()]
+    eager, step = STEPS[module]
+    for one, other in zip(eager(*arguments), step(*arguments), strict=True):
         assert relative_error(one, other) <= 1e-14
 
 
@@ -108,19 +160,72 @@ def test_work_counts_each_tensor_once():
     assert both.bytes == 4 * (4 + 7) * 100 * 2 * 8
 
 
-@pytest.mark.parametrize("decay", family.FORMS)
+def test_work_of_the_delta_rule_counts_each_tensor_once():
+    sizes = {"T": 100, "D": 8, "B": 1, "H": 2, "HV": 4}
+    work = delta.work(case(**sizes, decay="channel"))
+    keys, values, strengths = 100 * 2 * 8, 100 * 4 * 8, 100 * 4
+    gates = strengths * 8
+    assert work.bytes == 4 * (2 * keys + 2 * values + strengths + gates)
+    # Per token: 6 K V and half a chunk's solve and outputs a value head, its two products a key
+    # head.
+    assert work.flops == 100 * (4 * (6 * 8 * 8 + 64 * 16) + 2 * 64 * 16)
+    both = delta.work(case("forward+backward", **sizes, decay="channel"))
+    assert both.bytes - work.bytes == 4 * (4 * keys + 3 * values + 2 * strengths + 2 * gates)
+
+
+@pytest.mark.parametrize(("module", "decay", "heads"), FORMS)
 @pytest.mark.parametrize("mode", ["forward", "forward+backward", "step"])
-def test_a_wrong_result_shows_in_the_error(mode, decay):
-    chosen = case(mode, T=300, decay=decay, H=4, Hk=2)
-    given = family.inputs(chosen, CPU, 0)
-    eager = {contender.name: contender for contender in BENCHMARK.contenders}[family.EAGER]
-    results = eager.prepare(chosen, given)()
-    assert family.error(chosen, given, results) <= family.tolerance(chosen)
+def test_a_wrong_result_shows_in_the_error(mode, module, decay, heads):
+    chosen = case(mode, T=300, decay=decay, **heads)
+    given = module.inputs(chosen, CPU, 0)
+    contenders = {contender.name: contender for contender in module.BENCHMARK.contenders}
+    results = contenders[sequence.EAGER].prepare(chosen, given)()
+    limit = module.BENCHMARK.tolerance(chosen)
+    assert module.error(chosen, given, results) <= limit
     for index in range(len(results)):
         wrong = [result.clone() for result in results]
         # Late in time, in the last head: where a state that was carried wrongly shows.
         wrong[index][(-1,) * wrong[index].ndim] += 1
-        assert family.error(chosen, given, tuple(wrong)) > family.tolerance(chosen)
+        assert module.error(chosen, given, tuple(wrong)) > limit
+
+
+def test_keys_of_the_delta_rule_are_unit_and_drawn_the_same_again():
+    chosen = case("forward+backward", H=2, HV=4)
+    given = delta.inputs(chosen, CPU, 3)
+    assert torch.allclose(given.k.norm(dim=-1), torch.ones(2, 70, 2))
+    assert all(leaf.requires_grad for leaf in given.leaves())
+    assert torch.equal(given.v, delta.inputs(chosen, CPU, 3).v)
+
+
+def test_softmax_attention_gives_every_value_head_its_own_keys():
+    chosen = case(H=2, HV=4, decay="none")
+    given = delta.inputs(chosen, CPU, 0)
+    (output,) = sequence.softmax_attention(chosen, given)()
+    q, k = (x.repeat_interleave(2, dim=2) for x in (given.q, given.k))
+    scores = torch.einsum("bihd,bjhd->bhij", q, k) * 8**-0.5
+    past = torch.ones(70, 70, dtype=torch.bool).tril()
+    weights = scores.masked_fill(~past, -torch.inf).softmax(-1)
+    expected = torch.einsum("bhij,bjhd->bhid", weights, given.v)
+    assert relative_error(output, expected) <= 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_kernels_of_other_libraries_are_named_where_they_cannot_run(name):
+    chosen = case()
+    reasons = {
+        contender.name: contender.unavailable(chosen, CPU)
+        for contender in registry.load(name).contenders
+    }
+    assert reasons["fla"] == "flash-linear-attention needs a CUDA device"
+    if name == "delta_rule":
+        assert reasons[delta.FLASH_QLA] == "FlashQLA needs a CUDA device"
+
+
+def test_the_token_by_token_peer_runs_on_short_sequences_alone():
+    reasons = [delta._only_short(case(T=time), CPU) for time in (512, 513)]
+    assert reasons == [None, "is timed up to T = 512"]
+    assert delta._only_short(case("step"), CPU) is not None
 
 
 # A run.
@@ -144,7 +249,7 @@ def test_a_run_measures_every_contender_and_writes_its_tables(tmp_path):
         expected = {family.SUBJECT, family.EAGER, measure.SGEMM}
         assert row.timings.keys() == (expected if row.case.mode == "step" else whole)
         assert all(len(timing.seconds) == 2 for timing in row.timings.values())
-        assert row.errors[family.SUBJECT] <= family.tolerance(row.case)
+        assert row.errors[family.SUBJECT] <= sequence.tolerance(row.case)
         assert row.extra_bytes.keys() == (whole - {measure.SGEMM} if row.case.memory else set())
     assert finished.facts["torch threads"] == 1
 
@@ -158,12 +263,31 @@ def test_a_run_measures_every_contender_and_writes_its_tables(tmp_path):
         assert part in text
 
 
+@pytest.mark.skipif(
+    native_for("delta_rule", CPU, torch.float32) is None, reason="needs the native module"
+)
+def test_a_run_of_the_delta_rule_measures_every_contender(tmp_path):
+    cases = [
+        *(case(mode, T=64) for mode in ("forward", "forward+backward")),
+        case("forward", section="Heads", T=64, H=2, HV=4),
+        case("step", section="Decode step"),
+    ]
+    finished = run(delta.BENCHMARK, device=CPU, cases=cases, repeats=1, threads=1, progress=False)
+    assert finished.failures == []
+    whole = {delta.SUBJECT, delta.COMPOSITE, delta.EAGER, delta.RECURRENCE, delta.SDPA}
+    for measured in finished.rows:
+        expected = whole if measured.case.mode != "step" else {delta.SUBJECT, delta.EAGER}
+        assert measured.timings.keys() == expected | {measure.SGEMM}
+    text = report.write(finished, tmp_path)[1].read_text()
+    assert "x recurrence" in text
+
+
 def test_a_subject_that_is_wrong_is_a_failure_and_a_peer_is_left_out():
     def off(case_, given):
         call = right.prepare(case_, given)
         return lambda: tuple(result + 1 for result in call())
 
-    right = registry.Contender("right", family._whole(eager_linear_attention))
+    right = registry.Contender("right", sequence.whole(eager_linear_attention))
     wrong = registry.Contender("wrong", off)
     options = {"device": CPU, "cases": [case(T=64)], "repeats": 1, "progress": False}
     benchmark = dataclasses.replace(BENCHMARK, contenders=(wrong, right))
@@ -183,7 +307,7 @@ def test_a_contender_that_raises_does_not_end_the_run():
 
         return call
 
-    right = registry.Contender("right", family._whole(eager_linear_attention))
+    right = registry.Contender("right", sequence.whole(eager_linear_attention))
     broken = registry.Contender("broken", prepare)
     benchmark = dataclasses.replace(BENCHMARK, contenders=(right, broken))
     finished = run(benchmark, device=CPU, cases=[case(T=64)], repeats=1, progress=False)
@@ -197,7 +321,7 @@ def test_an_interrupted_run_keeps_what_it_measured():
             raise KeyboardInterrupt
         return right.prepare(case_, given)
 
-    right = registry.Contender("right", family._whole(eager_linear_attention))
+    right = registry.Contender("right", sequence.whole(eager_linear_attention))
     benchmark = dataclasses.replace(BENCHMARK, contenders=(registry.Contender("any", prepare),))
     cases = [case(T=64), case(T=128)]
     finished = run(benchmark, device=CPU, cases=cases, repeats=1, progress=False)
@@ -228,10 +352,37 @@ def test_goals_hold_only_where_every_case_meets_them():
     fast = row({family.SUBJECT: 1.0, family.EAGER: 4.0, family.SDPA: 2.0}, D=64, T=1024)
     slow = row({family.SUBJECT: 1.0, family.EAGER: 2.0, family.SDPA: 0.5}, D=64, T=2048)
     short = row({family.SUBJECT: 1.0, family.EAGER: 4.0, family.SDPA: 0.5}, D=64, T=256)
-    assert [goal.holds for goal in family.goals([fast, short], CPU)] == [True, True]
-    assert [goal.holds for goal in family.goals([fast, slow], CPU)] == [False, False]
-    assert "1 of 2 cases" in family.goals([fast, slow], CPU)[0].measured
-    assert family.goals([fast], torch.device("cuda")) == []
+    assert [goal.holds for goal in sequence.speed_goals([fast, short], CPU)] == [True, True]
+    assert [goal.holds for goal in sequence.speed_goals([fast, slow], CPU)] == [False, False]
+    assert "1 of 2 cases" in sequence.speed_goals([fast, slow], CPU)[0].measured
+    assert sequence.speed_goals([fast], torch.device("cuda")) == []
+
+
+def test_goals_are_said_for_each_head_dim():
+    rows = [row({family.SUBJECT: 1.0, family.EAGER: 4.0}, D=dim) for dim in (64, 128)]
+    assert ["D = 64" in rows_goal.statement for rows_goal in sequence.speed_goals(rows, CPU)] == [
+        True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("power", "holds"), [(1.0, True), (1.14, True), (1.3, False)])
+def test_growth_is_compared_with_that_of_the_eager_peer(power, holds):
+    """A machine that runs at half its speed for the longer sequence changes nothing."""
+    rows = [
+        row(
+            {
+                delta.SUBJECT: speed * time**power,
+                delta.EAGER: 3 * speed * time**1.1,
+                measure.SGEMM: speed,
+            },
+            T=time,
+        )
+        for speed, time in ((1.0, 256), (2.0, 16384))
+    ]
+    (goal,) = sequence.growth_goals(rows)
+    assert goal.holds == holds
+    assert f"T^{power:.2f} against T^1.10 from T = 256 to 16384" in goal.measured
+    assert sequence.growth_goals(rows[:1]) == []
 
 
 def test_a_ratio_says_how_many_times_as_long_the_peer_takes():

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,10 @@
 namespace rankone::testing {
 
 using Values = std::vector<double>;
+
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+inline std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 /// A 16-bit float type with `mantissa` stored bits: bfloat16 (7) or float16 (10).
 struct Small {
@@ -132,6 +137,11 @@ class Memory {
   std::size_t count_;
   std::vector<unsigned char> bytes_;
 };
+
+/// A contiguous (batch, time, heads, dim) tensor.
+inline ConstTokens dense(Memory& memory, std::int64_t time, std::int64_t heads, std::int64_t dim) {
+  return {memory.data(), time * heads * dim, heads * dim, dim};
+}
 
 // ---- norms ----
 

@@ -17,6 +17,7 @@
 #include "cpp/check.h"
 #include "primitives/convert.cuh"
 #include "rankone/core.h"
+#include "simt.h"
 
 namespace token_tensors {
 
@@ -137,6 +138,14 @@ inline std::vector<float> to_floats(const std::vector<double>& values) {
   return {values.begin(), values.end()};
 }
 
+/// Bound on |actual - expected| / |expected| (2-norms) of a forward pass: the state as an operand,
+/// the other operands and the output are each rounded once, two roundoffs in norm; fp32 is held to
+/// the accuracy the ops promise. A backward pass chains twice as many roundings.
+inline double forward_tolerance(DataType dtype) {
+  return dtype == DataType::kFloat32 ? 2e-6 : 2.0 * roundoff(dtype);
+}
+inline double backward_tolerance(DataType dtype) { return 2.0 * forward_tolerance(dtype); }
+
 class Random {
  public:
   explicit Random(unsigned seed) : engine_(seed) {}
@@ -147,6 +156,16 @@ class Random {
     return values;
   }
   double uniform() { return std::uniform_real_distribution<double>()(engine_); }
+  /// Mostly weak ones down to -strength, and a share of -inf.
+  std::vector<double> log_decays(int64_t count, double strength, double reset_share) {
+    std::vector<double> values(static_cast<std::size_t>(count));
+    for (double& value : values) {
+      const double u = uniform();
+      value = uniform() < reset_share ? -std::numeric_limits<double>::infinity()
+                                      : -strength * u * u * u;
+    }
+    return values;
+  }
 
  private:
   std::mt19937 engine_;
@@ -171,6 +190,20 @@ class Output {
   DataType dtype_;
   std::size_t count_;
   std::vector<std::byte> storage_;
+};
+
+/// The emulated device has `count` multiprocessors while it lives.
+class Multiprocessors {
+ public:
+  explicit Multiprocessors(int count) : before_(rankone::emulation::multiprocessors()) {
+    rankone::emulation::set_multiprocessors(count);
+  }
+  ~Multiprocessors() { rankone::emulation::set_multiprocessors(before_); }
+  Multiprocessors(const Multiprocessors&) = delete;
+  Multiprocessors& operator=(const Multiprocessors&) = delete;
+
+ private:
+  int before_;
 };
 
 /// Norm of the difference over the norm of `magnitude`; infinite when anything is not finite.

@@ -263,6 +263,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"x must have shape \(batch, 24\)"):
             mixer.step(torch.zeros(2, 1, 24, dtype=torch.float64))
 
+    def test_input_that_is_no_floating_tensor(self, mixer):
+        for call, shape in ((mixer, (2, 3, 24)), (mixer.step, (2, 24))):
+            with pytest.raises(TypeError, match=r"x must be float32, .* got torch.int64"):
+                call(torch.zeros(shape, dtype=torch.int64))
+            with pytest.raises(TypeError, match=r"x must be a torch\.Tensor, got list"):
+                call([[0.0] * 24])
+
     def test_mask_of_the_wrong_shape_or_dtype(self, mixer, x):
         with pytest.raises(ValueError, match=r"attention_mask must have shape \(2, 45\)"):
             mixer(x, attention_mask=torch.ones(2, 44, dtype=torch.bool))

@@ -657,11 +657,17 @@ class TestLanguageModel:
         ({"memory_rule": "none"}, r"memory_rule must be one of .* got 'none'"),
         ({"conv_scope": "token"}, r"conv_scope must be one of .* got 'token'"),
         ({"expand_v": 0.3}, r"head_dim \* expand_v must be a whole number"),
+        ({"norm_eps": -1e-5}, "eps must be at least 0 and finite, got -1e-05"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         MixtureOfMemories(WIDTH, HEADS, KEY, **options)
+
+
+def test_top_k_is_an_integer():
+    with pytest.raises(TypeError, match=r"top_k must be an integer, got 1\.5"):
+        MixtureOfMemories(WIDTH, HEADS, KEY, top_k=1.5)
 
 
 def test_a_state_of_another_layer_is_refused():

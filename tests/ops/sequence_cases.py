@@ -56,7 +56,7 @@ def layouts() -> tuple[Callable[[Tensor], Tensor], ...]:
         lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
         lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
         lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
-        lambda x: x.flip(1).contiguous().flip(1),
+        lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
     )
 
 

@@ -1,6 +1,5 @@
 """The CUDA kernels of linear attention on a device, held to float64 on the host."""
 
-import copy
 import functools
 
 import pytest
@@ -13,75 +12,29 @@ from rankone.ops import (
 )
 from rankone.ops._linear_attention import native_inputs
 
-from .linear_attention_cases import (
-    DECAY_FORMS,
-    GRADIENT_FACTOR,
-    SHAPES,
-    TOLERANCE,
-    Case,
-    decay_gradient_tolerance,
-    relative_error,
+from . import cuda_cases
+from .cuda_cases import (
+    DEVICE,
+    DTYPES,
+    assert_a_graph_replays_on_new_inputs,
+    assert_gradients_close,
+    assert_same_bits,
+    on_device,
 )
+from .linear_attention_cases import DECAY_FORMS, SHAPES, TOLERANCE, Case, relative_error
+from .sequence_cases import layouts
 
 pytestmark = pytest.mark.cuda
 
-DEVICE = torch.device("cuda")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 native_attention = functools.partial(linear_attention, backend="native")
 
 
-def on_device(case):
-    """The same numbers in leaves on the device."""
-    moved = copy.copy(case)
-
-    def leaf(tensor):
-        return None if tensor is None else tensor.detach().to(DEVICE).requires_grad_()
-
-    moved.q, moved.k, moved.v = leaf(case.q), leaf(case.k), leaf(case.v)
-    moved.log_decay = leaf(case.log_decay)
-    states = tuple(leaf(state) for state in case.states())
-    moved.state = (states if case.normalize else states[0]) if states else None
-    moved.offsets = None if case.offsets is None else case.offsets.to(DEVICE)
-    return moved
-
-
-def run(case, function=native_attention, **options):
-    """The output and the states, and the gradients of one fixed random functional of both."""
-    results = case.run(function, **options)
-    generator = torch.Generator().manual_seed(case.seed + 1)
-    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64) for r in results]
-    weights = [w.to(case.rounded_to or case.dtype) for w in weights]
-    gradients = torch.autograd.grad(
-        results, case.differentiable(), [w.to(r) for w, r in zip(weights, results, strict=True)]
-    )
-    return tuple(result.detach() for result in results), gradients
+def run(case, function=native_attention):
+    return cuda_cases.run(case, function)
 
 
 def assert_close_to_float64(case, *, function=native_attention, exact=linear_attention_reference):
-    """Outputs, states and all gradients, each by its norm-wise relative error."""
-    results, gradients = run(on_device(case), function)
-    expected, expected_gradients = run(case.in_double(), exact)
-    assert results[0].dtype == case.dtype
-    assert all(state.dtype == torch.float32 for state in results[1:])
-    assert all(tensor.device.type == DEVICE.type for tensor in (*results, *gradients))
-    # The operands of the matrix units have the inputs' dtype, also those that make the state.
-    for measured, wanted in zip(results, expected, strict=True):
-        assert relative_error(measured.cpu(), wanted) <= TOLERANCE[case.dtype]
-    assert_gradients_close(case, gradients, expected_gradients)
-
-
-def assert_gradients_close(case, measured, expected):
-    """A gradient that cancels to nothing is held to the size of the others."""
-    tolerances = [GRADIENT_FACTOR * TOLERANCE[case.dtype]] * len(expected)
-    if case.log_decay is not None:
-        tolerances[3] = max(tolerances[3], decay_gradient_tolerance(case.time))
-    largest = max(float(torch.linalg.vector_norm(gradient)) for gradient in expected)
-    for one, other, tolerance in zip(measured, expected, tolerances, strict=True):
-        assert one.shape == other.shape
-        assert one.isfinite().all()
-        size = max(float(torch.linalg.vector_norm(other)), 1e-3 * largest)
-        difference = torch.linalg.vector_norm(one.cpu().double() - other)
-        assert float(difference) <= tolerance * size
+    cuda_cases.assert_close_to_float64(case, function=function, exact=exact)
 
 
 def token_decay(case, piece):
@@ -239,20 +192,14 @@ def test_any_strides_are_read(form):
     case = on_device(Case(time=50, heads=4, kv_heads=2, key_dim=9, value_dim=11, decay=form,
                           dtype=torch.bfloat16))  # fmt: skip
     expected = case.run(native_attention)
-    layouts = (
-        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
-        lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
-        lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
-        lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
-    )
-    for layout in layouts:
+    for layout in layouts():
         q, k, v = (layout(tensor.detach()) for tensor in (case.q, case.k, case.v))
         decay = case.log_decay
         decay = layout(decay.detach()) if form in ("token", "channel") else decay
         results = native_attention(
             q, k, v, decay, initial_state=case.state, output_final_state=True
         )
-        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+        assert_same_bits(results, expected)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -304,20 +251,7 @@ def test_the_same_input_gives_the_same_bits(form, shape):
     for _ in range(2):
         again = run(case)
         for one, other in zip(first, again, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def captured(function):
-    """A CUDA graph of one call, and the tensors it writes."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream), torch.no_grad():
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), torch.no_grad():
-        results = function()
-    return graph, results
+            assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize(
@@ -326,26 +260,18 @@ def captured(function):
 @pytest.mark.parametrize("form", DECAY_FORMS)
 def test_forward_replays_from_a_graph_on_new_inputs(form, shape):
     case = on_device(Case(decay=form, dtype=torch.bfloat16, key_dim=64, value_dim=64, **shape))
-    graph, results = captured(lambda: case.run(native_attention))
-    with torch.no_grad():
-        for tensor in (case.q, case.k, case.v):
-            tensor.copy_(torch.randn_like(tensor))
-    graph.replay()
-    expected = case.run(native_attention)
-    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+    assert_a_graph_replays_on_new_inputs(
+        lambda: case.run(native_attention), (case.q, case.k, case.v)
+    )
 
 
 @pytest.mark.parametrize("form", DECAY_FORMS)
 def test_step_replays_from_a_graph_on_new_inputs(form):
     case = on_device(Case(time=1, decay=form, dtype=torch.bfloat16, key_dim=64, value_dim=64))
     arguments = (case.q[:, 0], case.k[:, 0], case.v[:, 0], case.state, token_decay(case, 0))
-    graph, results = captured(lambda: linear_attention_step(*arguments))
-    with torch.no_grad():
-        for tensor in (case.q, case.k, case.v, case.state):
-            tensor.copy_(torch.randn_like(tensor))
-    graph.replay()
-    expected = linear_attention_step(*arguments)
-    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+    assert_a_graph_replays_on_new_inputs(
+        lambda: linear_attention_step(*arguments), (case.q, case.k, case.v, case.state)
+    )
 
 
 @pytest.mark.parametrize("form", DECAY_FORMS)
@@ -354,7 +280,7 @@ def test_compiles_without_a_graph_break(form):
     compiled = torch.compile(native_attention, fullgraph=True, backend="aot_eager")
     first, second = run(case, compiled), run(case)
     for one, other in zip(first, second, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert_same_bits(one, other)
 
 
 def test_compiles_through_the_default_backend():
@@ -376,49 +302,23 @@ def test_step_compiles_without_a_graph_break():
 def test_kernels_run_on_the_current_stream():
     case = on_device(Case(time=3000, heads=4, kv_heads=4, key_dim=64, value_dim=64, decay="token",
                           dtype=torch.bfloat16))  # fmt: skip
-    expected, expected_gradients = run(case)
-    torch.cuda.synchronize()
-    values = case.v.detach().clone()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        # On any other stream the kernel would read v before the wait is over.
-        with torch.no_grad():
-            case.v.zero_()
-            torch.cuda._sleep(50_000_000)
-            case.v.copy_(values)
-        results, gradients = run(case)
-    torch.cuda.current_stream().wait_stream(stream)
-    for one, other in ((results, expected), (gradients, expected_gradients)):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    cuda_cases.assert_runs_on_the_current_stream(case, native_attention)
 
 
 @pytest.mark.parametrize("form", DECAY_FORMS)
 def test_nothing_waits_for_the_device(form):
     case = on_device(Case(batch=1, time=500, decay=form, cu_seqlens=(0, 200, 500),
                           dtype=torch.bfloat16))  # fmt: skip
-    weight = torch.randn(1, 500, 2, 7, device=DEVICE, dtype=torch.bfloat16)
-    case.run(native_attention)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        output, state = case.run(native_attention)
-        torch.autograd.grad((output, state), case.differentiable(), (weight, state))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    cuda_cases.assert_does_not_wait_for_the_device(case, native_attention)
 
 
 def test_backward_keeps_nothing_that_grows_beyond_its_results():
     def extra(time):
         case = on_device(Case(batch=1, time=time, heads=8, kv_heads=8, key_dim=64, value_dim=64,
                               dtype=torch.bfloat16, with_state=False))  # fmt: skip
-        weight = torch.randn(1, time, 8, 64, device=DEVICE, dtype=torch.bfloat16)
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        output, _ = native_attention(case.q, case.k, case.v)
-        gradients = torch.autograd.grad(output, (case.q, case.k, case.v), weight)
-        del gradients
-        return torch.cuda.max_memory_allocated() - before
+        return cuda_cases.peak_of_a_training_call(
+            case, lambda c: native_attention(c.q, c.k, c.v)[0], ("q", "k", "v")
+        )
 
     extra(1024)
     tensor = 8 * 64 * 2
@@ -439,10 +339,6 @@ def test_kernels_run_on_the_device_of_their_tensors():
 
 
 # Bad input.
-
-
-def unreachable(*arguments):
-    raise AssertionError("a kernel was started")
 
 
 BAD_ARGUMENTS = (
@@ -466,7 +362,7 @@ def test_bad_input_raises_before_a_kernel_starts(monkeypatch, change, message):
         "initial_state": case.state,
     }  # fmt: skip
     arguments |= {name: make(case) for name, make in change.items()}
-    monkeypatch.setattr(_library, "call", unreachable)
+    cuda_cases.forbid_kernels(monkeypatch)
     with pytest.raises((ValueError, TypeError), match=message):
         native_attention(**arguments)
 
@@ -486,7 +382,7 @@ def test_values_are_read_where_the_environment_asks_for_it(monkeypatch, change, 
     monkeypatch.setenv("RANKONE_CHECK_VALUES", "1")
     native_attention(**arguments)
     arguments |= {name: make(case) for name, make in change.items()}
-    monkeypatch.setattr(_library, "call", unreachable)
+    cuda_cases.forbid_kernels(monkeypatch)
     with pytest.raises(ValueError, match=message):
         native_attention(**arguments)
 
@@ -498,14 +394,14 @@ def test_a_refused_call_leaves_the_process_usable():
     numbers, alive = native_inputs(
         moved.q, moved.k, moved.v, moved.log_decay, moved.state, None, 0.5, False, 0
     )
-    sizes, (ones_column, _, *options), *rest = numbers
+    sizes, (_, *options), *rest = numbers
     float64 = 1
     output = torch.empty(2, 70, 2, 7, device=DEVICE)
     state = torch.empty(2, 2, 5, 7, device=DEVICE)
     with pytest.raises(ValueError, match=r"dtype.*float64"):
         _library.call(
             native, "linear_attention_forward", output,
-            sizes, (ones_column, float64, *options), *rest,
+            sizes, (float64, *options), *rest,
             (output.data_ptr(), state.data_ptr()),
         )  # fmt: skip
     del alive

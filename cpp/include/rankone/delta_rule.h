@@ -38,10 +38,10 @@ struct DeltaRuleShape {
 struct DeltaRuleInputs {
   DeltaRuleShape shape;
   DataType dtype = DataType::kFloat32;
-  ConstTokens q;     // (batch, time, heads, key_dim)
-  ConstTokens k;     // (batch, time, heads, key_dim)
-  ConstTokens v;     // (batch, time, value_heads, value_dim)
-  ConstTokens beta;  // (batch, time, value_heads)
+  ConstTokens q;                            // (batch, time, heads, key_dim)
+  ConstTokens k;                            // (batch, time, heads, key_dim)
+  ConstTokens v;                            // (batch, time, value_heads, value_dim)
+  ConstTokens beta;                         // (batch, time, value_heads)
   DecayForm decay_form = DecayForm::kNone;  // kNone, kPerToken or kPerChannel
   ConstTokens log_decay;                    // (batch, time, value_heads[, key_dim])
   const void* initial_state = nullptr;      // (num_sequences, value_heads, key_dim, value_dim)
@@ -88,8 +88,8 @@ void delta_rule_step(const DeltaRuleStep& problem, int num_threads);
 
 namespace cuda {
 
-/// As cuda::linear_attention_*. Built where RANKONE_CUDA_FAMILIES names delta_rule. Chunks are
-/// always 16 tokens: chunk_size is checked and has no effect.
+/// As cuda::linear_attention_*. Chunks are always 16 tokens: chunk_size is checked and has no
+/// effect.
 void delta_rule_forward(const DeltaRuleForward& problem, void* workspace, void* stream);
 void delta_rule_backward(const DeltaRuleBackward& problem, void* workspace, void* stream);
 void delta_rule_step(const DeltaRuleStep& problem, void* stream);

@@ -14,7 +14,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rankone.ops.checks import check_cu_seqlens, check_shape, shape_of
+from rankone.ops.checks import (
+    check_cu_seqlens,
+    check_floating,
+    check_shape,
+    check_tensor,
+    shape_of,
+)
 
 # None (the start of a sequence), one tensor, or a (named) tuple of tensors and None.
 MixerState: TypeAlias = Any
@@ -205,6 +211,8 @@ def check_sequence(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor | None, int]:
     """Check a mixer's input; gives the mask as booleans and the number of sequences."""
+    check_tensor("x", x)
+    check_floating("x", x)
     if x.ndim != 3 or x.shape[-1] != hidden_size:
         raise ValueError(f"x must have shape (batch, time, {hidden_size}), got shape {shape_of(x)}")
     if cu_seqlens is not None:
@@ -232,5 +240,7 @@ def check_attention_mask(attention_mask: Tensor | None, x: Tensor) -> Tensor | N
 
 def check_token(x: Tensor, hidden_size: int) -> None:
     """Check the input of a mixer's ``step``."""
+    check_tensor("x", x)
+    check_floating("x", x)
     if x.ndim != 2 or x.shape[-1] != hidden_size:
         raise ValueError(f"x must have shape (batch, {hidden_size}), got shape {shape_of(x)}")

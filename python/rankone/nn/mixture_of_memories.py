@@ -13,7 +13,7 @@ so forward and backward are deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,14 +26,14 @@ from rankone.nn.delta_net import (
     projected_log_decay,
     wide,
 )
+from rankone.nn.dispatch import Dispatch
 from rankone.nn.grouped_linear import GroupedLinear
 from rankone.nn.memory_rules import MemoryRule, make_memory_rule
 from rankone.nn.mixer import check_sequence, check_token, register_mixer
 from rankone.nn.norms import RMSNorm
 from rankone.nn.packing import pack, sequence_of, unpack
-from rankone.nn.routing import route
+from rankone.nn.routing import check_top_k, route
 from rankone.nn.short_convolution import ShortConvolution
-from rankone.ops import route_tokens
 from rankone.ops.checks import check_cu_seqlens_values, check_shape
 
 CONV_SCOPES = ("memory", "sequence")
@@ -66,66 +66,6 @@ class MemoryState(NamedTuple):
     shared_conv_q: Tensor | None
     shared_conv_k: Tensor | None
     shared_conv_v: Tensor | None
-
-
-class _Spread(torch.autograd.Function):
-    """Rows of tokens as rows of their pairs in sorted order; the gradient sums over slots."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, token: Tensor, inverse: Tensor, top_k: int) -> Tensor:
-        ctx.save_for_backward(inverse)
-        ctx.top_k = top_k
-        return rows.index_select(0, token)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (inverse,) = ctx.saved_tensors
-        pairs = gradients[0].index_select(0, inverse)
-        return pairs.unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None
-
-
-class _Permute(torch.autograd.Function):
-    """Rows in another order; the gradient takes them back by the inverse order, not by adding."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return rows.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return gradients[0].index_select(0, inverse), None, None
-
-
-class _Dispatch(NamedTuple):
-    """Where the (token, slot) pairs of one call go.
-
-    Attributes:
-        perm, inverse: sorted position to pair, and back.
-        cu_seqlens: (memories * sequences + 1,) starts of the segments, memories first.
-        sizes: pairs a memory.
-        memory: (pairs,) memory of each sorted position.
-        token: (pairs,) token of each sorted position.
-        top_k: slots a token.
-    """
-
-    perm: Tensor
-    inverse: Tensor
-    cu_seqlens: Tensor
-    sizes: Sequence[int]
-    memory: Tensor
-    token: Tensor
-    top_k: int
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """(tokens, ...) as (pairs, ...) in sorted order."""
-        return _Spread.apply(rows, self.token, self.inverse, self.top_k)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """(pairs, ...) in sorted order as (tokens, slots, ...)."""
-        pairs = _Permute.apply(rows, self.inverse, self.perm)
-        return pairs.unflatten(0, (-1, self.top_k))
 
 
 class MixtureOfMemories(nn.Module):
@@ -202,8 +142,7 @@ class MixtureOfMemories(nn.Module):
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 1 <= top_k <= num_memories:
-            raise ValueError(f"top_k must be between 1 and {num_memories}, got {top_k}")
+        check_top_k(top_k, num_memories)
         if conv_scope not in CONV_SCOPES:
             raise ValueError(f"conv_scope must be one of {list(CONV_SCOPES)}, got {conv_scope!r}")
         self.hidden_size = hidden_size
@@ -328,7 +267,7 @@ class MixtureOfMemories(nn.Module):
             state = self.init_state(batch, device=x.device)
         router = route(self._logits(x)[:, None], self.top_k)
         sequence = torch.arange(batch, device=x.device)
-        to = self._dispatch(router.indices[:, 0], sequence, batch)
+        to = Dispatch.of(router.indices[:, 0], sequence, batch, memories=self.num_memories)
         place = (to.token, to.memory)
 
         q, conv_q, shared_q, shared_conv_q = self._step_queries(x, to, state)
@@ -433,16 +372,7 @@ class MixtureOfMemories(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(wide(x), wide(self.router.weight))
 
-    def _dispatch(self, indices: Tensor, sequence: Tensor, sequences: int) -> _Dispatch:
-        """Sort pairs by memory, then sequence, then time: (tokens, k) indices, (tokens,) rows."""
-        segment = indices * sequences + sequence[:, None]
-        perm, inverse, cu_seqlens = route_tokens(segment[None], self.num_memories * sequences)
-        sizes = cu_seqlens[::sequences].diff()
-        memory = torch.repeat_interleave(sizes, output_size=perm.shape[0])
-        token = perm.div(self.top_k, rounding_mode="floor")
-        return _Dispatch(perm, inverse, cu_seqlens, sizes.tolist(), memory, token, self.top_k)
-
-    def _routed(self, projection: GroupedLinear, x: Tensor, to: _Dispatch) -> Tensor:
+    def _routed(self, projection: GroupedLinear, x: Tensor, to: Dispatch) -> Tensor:
         """A projection of every pair, in sorted order."""
         if projection.groups == 1:
             return to.spread(projection(x, ()))
@@ -469,7 +399,9 @@ class MixtureOfMemories(nn.Module):
         if offsets is None:
             offsets = time * torch.arange(batch + 1, device=x.device)
         tokens = x.flatten(0, 1)
-        to = self._dispatch(indices, sequence_of(offsets, batch * time), sequences)
+        to = Dispatch.of(
+            indices, sequence_of(offsets, batch * time), sequences, memories=self.num_memories
+        )
 
         def whole(
             conv: ShortConvolution | None, rows: Tensor, inputs: Tensor | None
@@ -603,7 +535,7 @@ class MixtureOfMemories(nn.Module):
         return conv.step(x, cast(Tensor, state))
 
     def _step_queries(
-        self, x: Tensor, to: _Dispatch, state: MemoryState
+        self, x: Tensor, to: Dispatch, state: MemoryState
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Queries by pair with their state, and those of the shared memory with theirs."""
         projected = self.q_proj(x)
@@ -622,7 +554,7 @@ class MixtureOfMemories(nn.Module):
         projection: GroupedLinear,
         conv: ShortConvolution | None,
         x: Tensor,
-        to: _Dispatch,
+        to: Dispatch,
         state: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Keys or values of every pair in sorted order, and the convolution's new state."""
@@ -636,7 +568,7 @@ class MixtureOfMemories(nn.Module):
         return whole[to.token, to.memory], inputs
 
     def _step_selected(
-        self, conv: ShortConvolution | None, rows: Tensor, to: _Dispatch, state: Tensor | None
+        self, conv: ShortConvolution | None, rows: Tensor, to: Dispatch, state: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Convolve pairs with the inputs of their memories, and put those back."""
         if conv is None:

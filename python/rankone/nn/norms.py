@@ -67,7 +67,7 @@ class RMSNorm(nn.Module):
         eps: added inside the root.
 
     Raises:
-        ValueError: if the last axis of the input is not ``dim``.
+        ValueError: if the last axis of the input is not ``dim``, or for a negative ``eps``.
 
     Source: "Root Mean Square Layer Normalization", arXiv 1910.07467.
 
@@ -87,6 +87,8 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= eps < float("inf"):
+            raise ValueError(f"eps must be at least 0 and finite, got {eps}")
         self.dim = dim
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim, device=device, dtype=dtype))

@@ -89,10 +89,16 @@ def load_balancing_loss(logits: Tensor, top_k: int, *, mask: Tensor | None = Non
     return logits.shape[-1] * (load * mean).sum()
 
 
+def check_top_k(top_k: int, memories: int) -> None:
+    if not isinstance(top_k, int):
+        raise TypeError(f"top_k must be an integer, got {top_k!r}")
+    if not 1 <= top_k <= memories:
+        raise ValueError(f"top_k must be between 1 and {memories}, got {top_k}")
+
+
 def _choose(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     check_tensor("logits", logits)
-    if not 1 <= top_k <= logits.shape[-1]:
-        raise ValueError(f"top_k must be between 1 and {logits.shape[-1]}, got {top_k}")
+    check_top_k(top_k, logits.shape[-1])
     probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
     # A stable sort keeps equal ones in order, which topk does not promise.
     order = torch.sort(probabilities.detach(), dim=-1, descending=True, stable=True).indices

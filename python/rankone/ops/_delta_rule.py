@@ -105,10 +105,7 @@ def check_values(
     beta: Tensor, log_decay: Tensor | None, cu_seqlens: Tensor | None, time: int
 ) -> None:
     _sequence.check_values(time, log_decay, cu_seqlens)
-    if checks.values_checked(beta):
-        finite = beta.detach().isfinite()
-        if not bool(finite.all()):
-            raise ValueError(f"beta must be finite, got {beta.detach()[~finite][0].item()}")
+    checks.check_finite_values("beta", beta)
 
 
 # The native kernels.
@@ -121,10 +118,11 @@ def native_inputs(inputs: Inputs) -> tuple[tuple, list[Tensor | None]]:
     of the numbers is that of ``cpp/bindings/delta_rule.cpp``.
     """
     dtype = state_dtype(inputs.q.dtype)
-    q, k, v = (_library.row_contiguous(tensor) for tensor in (inputs.q, inputs.k, inputs.v))
+    q, k = _library.row_contiguous(inputs.q), _library.row_contiguous(inputs.k)
+    v = _library.row_contiguous(inputs.v)
     *outer, heads, key_dim = q.shape
     batch, time = outer if len(outer) == 2 else (outer[0], 1)
-    beta = inputs.beta.to(dtype)
+    beta = inputs.beta if inputs.beta.dtype == dtype else inputs.beta.to(dtype)
     form, decay, log_decay = _sequence.native_log_decay(inputs.log_decay, dtype, q.ndim)
     state = _sequence.native_state(inputs.initial_state, dtype)
     offsets = _sequence.native_offsets(inputs.cu_seqlens)
@@ -134,7 +132,8 @@ def native_inputs(inputs: Inputs) -> tuple[tuple, list[Tensor | None]]:
         (batch, time, heads, v.shape[-2], key_dim, v.shape[-1], sequences),
         (_library.data_type(q.dtype), form, inputs.chunk_size, inputs.scale,
          inputs.use_qk_l2norm, inputs.l2norm_eps),
-        (*(_library.tokens(tensor, axes) for tensor in (q, k, v, beta)), decay),
+        (_library.tokens(q, axes), _library.tokens(k, axes), _library.tokens(v, axes),
+         _library.tokens(beta, axes), decay),
         (_library.address(state), _library.address(offsets)),
     )  # fmt: skip
     return numbers, [q, k, v, beta, log_decay, state, offsets]
@@ -377,8 +376,8 @@ def _gradients(tensors, options, needs, output_grad, final_state_grad):
     if output_grad is None:
         output_grad = v.new_zeros(v.shape)
     need_decay, need_state = needs
-    q_grad, k_grad, v_grad, beta_grad, decay_grad, state_grad = _backward_op(
-        *tensors, *options, output_grad, final_state_grad, need_decay, need_state
+    q_grad, k_grad, v_grad, beta_grad, decay_grad, state_grad = _library.call_op(
+        _backward_op, *tensors, *options, output_grad, final_state_grad, need_decay, need_state
     )
     decay_grad = decay_grad.to(log_decay.dtype) if need_decay else None
     state_grad = state_grad.to(initial_state.dtype) if need_state else None
@@ -417,6 +416,22 @@ def _step_autograd(ctx, output_grad, new_state_grad):
 _library.differentiate("delta_rule_fwd", _forward_autograd, _setup_forward)
 _library.differentiate("delta_rule_step", _step_autograd, _setup_step)
 _library.forbid_double_backward("delta_rule_bwd")
+
+
+def _check_step(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None, log_decay: Tensor | None
+) -> None:
+    checks.check_rank("q", q, ("batch", "heads", "key_dim"))
+    checks.check_rank("k", k, ("batch", "heads", "key_dim"))
+    checks.check_rank("v", v, ("batch", "value_heads", "value_dim"))
+    _check_tensors(q, k, v, beta, log_decay, "auto")
+    _check_state("state", state, (v.shape[0], v.shape[1], q.shape[-1], v.shape[-1]))
+    checks.check_same_device(
+        {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state}
+    )
+
+
+_steps_seen = checks.SeenBefore()
 
 
 # The public functions.
@@ -497,8 +512,8 @@ def delta_rule(
     check_arguments(
         q, k, v, beta, log_decay, initial_state, cu_seqlens, l2norm_eps, mode, chunk_size, backend
     )
-    output, final_state = _forward_op(
-        q, k, v, beta, log_decay, initial_state, cu_seqlens,
+    output, final_state = _library.call_op(
+        _forward_op, q, k, v, beta, log_decay, initial_state, cu_seqlens,
         _sequence.finite_scale(scale, q.shape[-1]), use_qk_l2norm, float(l2norm_eps),
         RECURRENT if mode == "recurrent" else chunk_size or 0, backend,
     )  # fmt: skip
@@ -551,20 +566,14 @@ def delta_rule_step(
         >>> o.item()
         7.0
     """
-    checks.check_rank("q", q, ("batch", "heads", "key_dim"))
-    checks.check_rank("k", k, ("batch", "heads", "key_dim"))
-    checks.check_rank("v", v, ("batch", "value_heads", "value_dim"))
-    _check_tensors(q, k, v, beta, log_decay, "auto")
+    tensors = (q, k, v, beta, state, log_decay)
+    _steps_seen.check(lambda: _check_step(*tensors), tensors)
     _check_eps(l2norm_eps)
-    _check_state("state", state, (v.shape[0], v.shape[1], q.shape[-1], v.shape[-1]))
-    tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state}
-    checks.check_same_device(tensors)
-    arguments = (
-        q, k, v, beta, state, log_decay, _sequence.finite_scale(scale, q.shape[-1]),
-        use_qk_l2norm, float(l2norm_eps), "auto",
+    options = (
+        _sequence.finite_scale(scale, q.shape[-1]), use_qk_l2norm, float(l2norm_eps), "auto"
     )  # fmt: skip
     if not inplace:
-        return _step_op(*arguments)
+        return _library.call_op(_step_op, *tensors, *options)
     if state is None:
         raise ValueError("state must be a tensor when inplace=True, got None")
     if state.dtype != state_dtype(q.dtype):
@@ -576,7 +585,8 @@ def delta_rule_step(
             f"state must be contiguous when inplace=True, got strides {state.stride()}"
         )
     if torch.is_grad_enabled():
-        for name, tensor in tensors.items():
+        names = ("q", "k", "v", "beta", "state", "log_decay")
+        for name, tensor in zip(names, tensors, strict=True):
             if tensor is not None and tensor.requires_grad:
                 raise ValueError(f"{name} must not require a gradient when inplace=True")
-    return _step_inplace_op(*arguments), state
+    return _library.call_op(_step_inplace_op, *tensors, *options), state

@@ -12,6 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,13 +46,18 @@ def native_for(op: str, device: torch.device, dtype: torch.dtype) -> ModuleType 
 
     ``op`` is a public name of a family; a family may have kernels for one device only.
     """
-    if _native is None:
-        return None
+    return None if _native is None else _kernels(_native, op, device.type, dtype)
+
+
+@functools.cache
+def _kernels(
+    native: ModuleType, op: str, device_type: str, dtype: torch.dtype
+) -> ModuleType | None:
     kernels = None
-    if device.type == "cpu":
-        kernels = _native.cpu
-    elif device.type == "cuda" and _native.has_cuda and dtype != torch.float64:
-        kernels = _native.cuda
+    if device_type == "cpu":
+        kernels = native.cpu
+    elif device_type == "cuda" and native.has_cuda and dtype != torch.float64:
+        kernels = native.cuda
     return kernels if hasattr(kernels, f"{op.removesuffix('_step')}_step") else None
 
 
@@ -84,9 +90,9 @@ def data_type(dtype: torch.dtype) -> int:
 
 def row_contiguous(tensor: Tensor) -> Tensor:
     """The tensor itself where its last axis is contiguous, which is all the kernels ask for."""
-    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        return tensor.contiguous()
-    return tensor
+    if tensor.is_contiguous() or tensor.stride(-1) == 1 or tensor.shape[-1] <= 1:
+        return tensor
+    return tensor.contiguous()
 
 
 def tokens(tensor: Tensor, outer_axes: int) -> tuple[int, int, int, int]:
@@ -110,7 +116,7 @@ def call(native: ModuleType, function: str, result: Tensor, *arguments: object) 
 
     A CUDA function ``f`` may come with ``f_workspace``, which says how many bytes it needs.
     """
-    if result.device.type != "cuda":
+    if not result.is_cuda:
         getattr(native, function)(*arguments, torch.get_num_threads())
         return
     with torch.cuda.device(result.device):
@@ -121,6 +127,21 @@ def call(native: ModuleType, function: str, result: Tensor, *arguments: object) 
             return
         workspace = result.new_empty(size(*arguments), dtype=torch.uint8)
         getattr(native, function)(*arguments, workspace.data_ptr(), stream)
+
+
+def call_op(operator: Callable, *arguments: object) -> Any:
+    """An op, past autograd's layer where nothing asks for a gradient.
+
+    That layer is Python, and takes longer than a small kernel.
+    """
+    if torch.compiler.is_compiling():
+        return operator(*arguments)
+    if torch.is_grad_enabled():
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                return operator(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
 
 
 def define(

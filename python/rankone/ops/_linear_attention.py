@@ -8,8 +8,6 @@ token.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -82,12 +80,17 @@ def check_arguments(
     sequences = _sequence.sequence_count(q, cu_seqlens)
     _check_state("initial_state", initial_state, normalize,
                  (sequences, kv_heads, key_dim, v.shape[-1]))  # fmt: skip
-    states: dict[str, Any] = {"initial_state": initial_state}
-    if isinstance(initial_state, tuple):
-        states = {f"initial_state[{index}]": part for index, part in enumerate(initial_state)}
     checks.check_same_device(
-        {"q": q, "k": k, "v": v, "log_decay": log_decay, "cu_seqlens": cu_seqlens, **states}
-    )
+        {"q": q, "k": k, "v": v, "log_decay": log_decay, "cu_seqlens": cu_seqlens,
+         **_parts("initial_state", initial_state)}
+    )  # fmt: skip
+
+
+def _parts(name: str, state: State) -> dict[str, Tensor | None]:
+    """The tensors of a state by their names in error messages."""
+    if isinstance(state, tuple):
+        return {f"{name}[{index}]": part for index, part in enumerate(state)}
+    return {name: state}
 
 
 def _check_log_decay(log_decay: Tensor, sizes: tuple[int, ...]) -> None:
@@ -192,7 +195,7 @@ def native_inputs(
     axis = q.ndim - 2
     numbers = (
         (batch, time, heads, kv_heads, key_dim, value_dim, sequences),
-        (ones_column, _library.data_type(q.dtype), form, chunk_size, scale),
+        (_library.data_type(q.dtype), form, chunk_size, scale, ones_column),
         (_library.tokens(q, axis), _library.tokens(k, axis), _library.tokens(v, axis), decay),
         (_library.address(initial_state), _library.address(cu_seqlens)),
     )
@@ -376,7 +379,8 @@ def _gradients(ctx_needs, tensors, options, output_grad, final_state_grad):
         dtype = state_dtype(q.dtype) if ones_column else q.dtype
         output_grad = q.new_zeros((*q.shape[:3], v.shape[-1] + ones_column), dtype=dtype)
     need_log_decay, need_initial_state = ctx_needs
-    q_grad, k_grad, v_grad, decay_grad, state_grad = _backward_op(
+    q_grad, k_grad, v_grad, decay_grad, state_grad = _library.call_op(
+        _backward_op,
         q, k, v, log_decay, initial_state, cu_seqlens, output_grad, final_state_grad, scale,
         ones_column, chunk_size, backend, need_log_decay, need_initial_state,
     )  # fmt: skip
@@ -506,8 +510,8 @@ def linear_attention(
     scale = _scale(scale, q.shape[-1], normalize)
     if not causal:
         return _whole_sequence(q, k, v, scale, normalize, eps), None
-    output, final_state = _forward_op(
-        q, k, v, log_decay, join_state(initial_state), cu_seqlens, scale, normalize,
+    output, final_state = _library.call_op(
+        _forward_op, q, k, v, log_decay, join_state(initial_state), cu_seqlens, scale, normalize,
         chunk_size or 0, backend,
     )  # fmt: skip
     if normalize:
@@ -558,6 +562,30 @@ def linear_attention_step(
         >>> o.shape, state.shape
         (torch.Size([1, 2, 4]), torch.Size([1, 2, 4, 4]))
     """
+    states = state if isinstance(state, tuple) else (state,)
+    _steps_seen.check(
+        lambda: _check_step(q, k, v, state, log_decay, normalize),
+        (q, k, v, log_decay, *states), normalize, isinstance(state, tuple),
+    )  # fmt: skip
+    output, new_state = _library.call_op(
+        _step_op,
+        q,
+        k,
+        v,
+        join_state(state),
+        log_decay,
+        _scale(scale, q.shape[-1], normalize),
+        normalize,
+        "auto",
+    )
+    if normalize:
+        output = (output[..., :-1] / (output[..., -1:] + eps)).to(output_dtype(q))
+    return output, split_state(new_state, normalize)
+
+
+def _check_step(
+    q: Tensor, k: Tensor, v: Tensor, state: State, log_decay: Tensor | None, normalize: bool
+) -> None:
     checks.check_rank("q", q, ("batch", "heads", "key_dim"))
     checks.check_rank("k", k, ("batch", "kv_heads", "key_dim"))
     checks.check_rank("v", v, ("batch", "kv_heads", "value_dim"))
@@ -572,14 +600,12 @@ def linear_attention_step(
     if log_decay is not None:
         _check_log_decay(log_decay, (batch, kv_heads, key_dim))
     _check_state("state", state, normalize, (batch, kv_heads, key_dim, v.shape[-1]))
-    joined = join_state(state)
-    checks.check_same_device({"q": q, "k": k, "v": v, "log_decay": log_decay, "state": joined})
-    output, new_state = _step_op(
-        q, k, v, joined, log_decay, _scale(scale, key_dim, normalize), normalize, "auto"
+    checks.check_same_device(
+        {"q": q, "k": k, "v": v, "log_decay": log_decay, **_parts("state", state)}
     )
-    if normalize:
-        output = (output[..., :-1] / (output[..., -1:] + eps)).to(output_dtype(q))
-    return output, split_state(new_state, normalize)
+
+
+_steps_seen = checks.SeenBefore()
 
 
 def _scale(scale: float | None, key_dim: int, normalize: bool) -> float:

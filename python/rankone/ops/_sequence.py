@@ -100,7 +100,9 @@ def native_log_decay(
 
 
 def native_state(state: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if state is None else state.to(dtype).contiguous()
+    if state is None or (state.dtype == dtype and state.is_contiguous()):
+        return state
+    return state.to(dtype).contiguous()
 
 
 def native_offsets(cu_seqlens: Tensor | None) -> Tensor | None:

@@ -8,12 +8,19 @@ on other devices only with ``RANKONE_CHECK_VALUES=1``, because there they synchr
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from rankone.ops import _library
+
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+# Values that one native pass on one thread reads faster than torch's threaded reductions start.
+_NATIVE_PASS_LIMIT = 1 << 15
+_NATIVE_PASS_DTYPES = (torch.float32, torch.float64)
 
 
 class DTypeError(TypeError, ValueError):
@@ -92,6 +99,47 @@ def check_same_device(tensors: Mapping[str, Tensor | None]) -> None:
             )
 
 
+class SeenBefore:
+    """Signatures that have passed a check which depends on them alone.
+
+    For ops called once a token, where the checks take longer than the kernel. A signature is the
+    shape, dtype and device of every tensor argument, with what else the check reads.
+    """
+
+    _LIMIT = 1024  # signatures of one op in one program are few
+
+    def __init__(self) -> None:
+        self._passed: set[tuple] = set()
+
+    def check(self, check: Callable[[], None], tensors: Sequence[object], *others: object) -> None:
+        """Run ``check`` unless this signature has passed it.
+
+        Under autocast a signature may pass that does not without it, and where shapes are symbols
+        the tracer has its own guards: there the check runs every time.
+        """
+        if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
+            check()
+            return
+        signature = (*others, *map(_signature, tensors))
+        try:
+            if signature in self._passed:
+                return
+        except TypeError:  # sizes that are symbols have no hash
+            check()
+            return
+        check()
+        if len(self._passed) >= self._LIMIT:
+            self._passed.clear()
+        self._passed.add(signature)
+
+
+def _signature(value: object) -> object:
+    """What is not a tensor stands for its type, which the check refuses, or for None."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    return None if value is None else type(value)
+
+
 def check_grouped_heads(name: str, heads: int, kv_name: str, kv_heads: int) -> None:
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(
@@ -120,18 +168,47 @@ def check_cu_seqlens(cu_seqlens: Tensor, batch: int) -> None:
 
 def values_checked(tensor: Tensor) -> bool:
     """Whether checks that read the values of ``tensor`` run."""
-    return tensor.device.type == "cpu" or os.environ.get("RANKONE_CHECK_VALUES") == "1"
+    return tensor.is_cpu or os.environ.get("RANKONE_CHECK_VALUES") == "1"
+
+
+def _native_pass(tensor: Tensor) -> tuple[ModuleType, tuple[int, int, bool]] | None:
+    """The module whose passes over values read this tensor, and their arguments, or None."""
+    native = _library.native_module()
+    count = tensor.numel()
+    if native is None or count > _NATIVE_PASS_LIMIT or tensor.dtype not in _NATIVE_PASS_DTYPES:
+        return None
+    if not (tensor.is_cpu and tensor.is_contiguous()):
+        return None
+    return native.cpu, (tensor.data_ptr(), count, tensor.dtype == torch.float64)
 
 
 def check_log_decay_values(log_decay: Tensor) -> None:
     """Require every log-decay to be at most 0 (``-inf`` is a reset), which NaN is not."""
     if not values_checked(log_decay) or log_decay.numel() == 0:
         return
-    largest = log_decay.detach().max()
-    if not bool(largest <= 0):
+    native = _native_pass(log_decay)
+    if native is None:
+        largest = log_decay.detach().max().item()
+    else:
+        module, values = native
+        largest = module.largest(*values)
+    if not largest <= 0:
         raise ValueError(
-            f"log_decay must be at most 0 everywhere (-inf resets the state), got {largest.item()}"
+            f"log_decay must be at most 0 everywhere (-inf resets the state), got {largest}"
         )
+
+
+def check_finite_values(name: str, tensor: Tensor) -> None:
+    if not values_checked(tensor):
+        return
+    native = _native_pass(tensor)
+    if native is not None:
+        module, values = native
+        if module.all_finite(*values):
+            return
+    finite = tensor.detach().isfinite()
+    if not bool(finite.all()):
+        raise ValueError(f"{name} must be finite, got {tensor.detach()[~finite][0].item()}")
 
 
 def check_cu_seqlens_values(cu_seqlens: Tensor, time: int) -> None:
