@@ -54,12 +54,13 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES) $(PACKAGE)
 demo: $(VENV)/.installed
 	$(BIN)/rankone demo --out out/demo
 
+# One thread a test process: many tests work on arrays too small to share.
 test: $(VENV)/.installed
 	$(TIMED) "build the C++ tests" cmake --build $(BUILD) --parallel $(JOBS)
-	$(TIMED) "C++ tests" ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
+	$(TIMED) "C++ tests" ctest --test-dir $(BUILD) --parallel $(JOBS) --output-on-failure --no-tests=error
 	$(TIMED) "build the sanitized tests" bash -c 'cmake --preset asan && cmake --build --preset asan --parallel $(JOBS)'
-	$(TIMED) "sanitized tests" ctest --test-dir build/asan --output-on-failure --no-tests=error
-	$(TIMED) "Python tests" env RANKONE_BUILD_DIR="$(abspath $(BUILD))" $(BIN)/python -m pytest -q --durations=10
+	$(TIMED) "sanitized tests" ctest --test-dir build/asan --parallel $(JOBS) --output-on-failure --no-tests=error
+	$(TIMED) "Python tests" env OMP_NUM_THREADS=1 RANKONE_BUILD_DIR="$(abspath $(BUILD))" $(BIN)/python -m pytest -q --durations=10
 	@$(PYTHON) tools/timed.py --report build/timings.txt
 
 bench: $(VENV)/.installed

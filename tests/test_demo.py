@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from rankone.datasets import ByteTokenizer
@@ -33,6 +34,18 @@ TINY_RECALL = {
 }
 
 
+TINY_FORECAST = {
+    "lookback": 24,
+    "horizon": 6,
+    "d_model": 4,
+    "d_state": 2,
+    "epochs": 1,
+    "batches": 2,
+    "rows": 2000,
+}
+TINY_GROWTH = {"largest": 7, "table": 6, "states": 4}
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """A run of the demo and what it printed, without a terminal."""
@@ -41,7 +54,12 @@ def shown(tmp_path_factory):
 
     text = io.StringIO()
     folder = tmp_path_factory.mktemp("demo") / "new"
-    overrides = {"language_model": TINY, "recall": TINY_RECALL}
+    overrides = {
+        "language_model": TINY,
+        "recall": TINY_RECALL,
+        "forecast": TINY_FORECAST,
+        "growth": TINY_GROWTH,
+    }
     with contextlib.redirect_stdout(text):
         result = demo(folder, Options(seconds=1.0, overrides=overrides))
     return result, text.getvalue()
@@ -49,7 +67,7 @@ def shown(tmp_path_factory):
 
 def test_it_opens_with_what_it_will_do_and_how_long_it_takes(shown):
     first, second, *_ = shown[1].splitlines()
-    assert re.fullmatch(r"This demo takes about \d+ s:", first)
+    assert re.fullmatch(r"This demo takes about (\d+ min )?\d+ s:", first)
     assert "train a small language model" in second
 
 
@@ -73,7 +91,9 @@ def test_training_shows_plain_lines_without_a_terminal(shown):
 
 def test_the_report_has_every_part(shown):
     page = shown[0].html.read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    forecast = shown[0].sections[2]
+    # The forecast has two panels where its data is installed.
+    assert page.count("<svg") == 6 + (2 if forecast.figures else 0)
     parts = ("Loss while training", "The cost of one more token", "A sample of 12 bytes")
     for words in (*parts, "Recall while training", "One sequence"):
         assert words in page
@@ -103,6 +123,64 @@ def test_the_state_of_the_delta_rule_does_not_grow(shown):
     assert claim.passed
     # One (8, 8) matrix and three inputs of each of three convolutions of 8 channels, float32.
     assert claim.measured == (4 * (8 * 8 + 3 * 3 * 8),)
+
+
+def test_the_forecast_is_shown_beside_what_it_must_beat(shown):
+    forecast = shown[0].sections[2]
+    if not forecast.tables:
+        pytest.skip("needs pip install --no-deps autots")
+    assert [row[0] for row in forecast.tables[0].rows] == [
+        "Chimera", "NLinear, least squares", "the last hour again", "the last day again",
+        "the last week again",
+    ]  # fmt: skip
+    hourly = [claim for claim in forecast.claims if "hour by hour" in claim.statement]
+    assert hourly[0].passed
+    assert "Chimera: mean squared error" in shown[1]
+
+
+def test_without_its_data_the_forecast_says_how_to_get_them(monkeypatch):
+    import importlib.util
+
+    from rankone.demo import forecast
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lines = []
+    section = forecast.run(Options(overrides={"forecast": TINY_FORECAST}), lines.append)
+    assert section.claims == ()
+    assert lines[0].startswith("Forecast: NOT RUN.")
+    for text in (lines[0], section.lead):
+        assert "pip install --no-deps autots" in text
+
+
+def test_repeated_days_and_the_linear_forecaster_are_what_they_are_called():
+    """On a series of period 24 hours, repeating the last day and the linear map are exact."""
+    from rankone.demo import forecast
+
+    hours = np.arange(1000)
+    values = np.stack([np.sin(2 * np.pi * hours / 24), np.cos(2 * np.pi * hours / 24)], 1)
+    scale = forecast.Scale(lookback=48, horizon=6)
+
+    class Zeros:
+        def predict_windows(self, series):
+            return np.zeros((len(series) - 48 - 6 + 1, 6, 2))
+
+    forecasts, targets = forecast._forecasts(scale, Zeros(), values, 700, 800)
+    assert targets.shape == (1000 - 800 - 6 + 1, 6, 2)
+    assert np.array_equal(targets[3], values[803:809])
+    np.testing.assert_allclose(forecasts[forecast.LAST_DAY], targets, atol=1e-9)
+    np.testing.assert_allclose(forecasts[forecast.LINEAR], targets, atol=1e-6)
+    repeated = forecasts[forecast.LAST_HOUR]
+    assert np.array_equal(repeated[3], np.repeat(values[802:803], 6, 0))
+
+
+def test_the_farthest_arrangement_and_the_way_home_are_exact(shown):
+    section = shown[0].sections[3]
+    assert all(claim.passed for claim in section.claims)
+    assert [row[:3] for row in section.tables[0].rows] == [
+        (4, 24, 6), (5, 120, 10), (6, 720, 15), (7, 5040, 21)
+    ]  # fmt: skip
+    (passage,) = section.passages
+    assert passage.text.splitlines()[-1].endswith("0 1 2 3 4 5")
 
 
 def test_the_demo_passes_when_its_claims_do(shown):

@@ -1,8 +1,11 @@
 """Sweeps: one random_state gives one result, whatever the number of jobs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from rankone._optional import require
+from rankone._optional import require, require_installed
 from rankone._sweep import sweep
 
 
@@ -47,3 +50,24 @@ def test_an_error_inside_a_dependency_is_not_hidden(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="absent_of_broken"):
         require("broken_dependency", extra="stats")
+
+
+def test_a_fields_package_names_the_extra_that_it_needs():
+    require_installed("numpy", "json", extra="stats")
+    with pytest.raises(ImportError, match=r"no_such_a, no_such_b needed.*rankone\[stats\]"):
+        require_installed("numpy", "no_such_a", "no_such_b", extra="stats")
+
+
+@pytest.mark.parametrize("package", ["stats", "linear_model"])
+def test_packages_without_their_dependencies_say_so(package):
+    code = (
+        "import sys; sys.modules['sklearn'] = None; import importlib.util as u; f = u.find_spec; "
+        "u.find_spec = lambda name, *rest: None if name == 'sklearn' else f(name, *rest)\n"
+        f"try:\n    import rankone.{package}\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "sklearn needed here" in shown
+    assert "rankone[stats]" in shown

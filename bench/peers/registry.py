@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAMES = ("linear_attention", "delta_rule")
+NAMES = ("linear_attention", "delta_rule", "selective_scan_2d")
 
 Call = Callable[[], tuple[Tensor, ...]]
 

@@ -74,5 +74,8 @@ void bind_linear_attention_cpu(py::module_& module);
 void bind_linear_attention_cuda(py::module_& module);
 void bind_delta_rule_cpu(py::module_& module);
 void bind_delta_rule_cuda(py::module_& module);
+void bind_selective_scan_2d_cpu(py::module_& module);
+void bind_selective_scan_2d_cuda(py::module_& module);
+void bind_permutation_bfs_cpu(py::module_& module);
 
 }  // namespace rankone::bindings

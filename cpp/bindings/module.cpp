@@ -22,12 +22,19 @@ PYBIND11_MODULE(_native, module) {
   rankone::bindings::bind_values_cpu(cpu);
   rankone::bindings::bind_linear_attention_cpu(cpu);
   rankone::bindings::bind_delta_rule_cpu(cpu);
+  rankone::bindings::bind_selective_scan_2d_cpu(cpu);
+  py::module_ cayley =
+      module.def_submodule("cayley", "Breadth-first search over permutations and matrices, CPU.");
+  rankone::bindings::bind_permutation_bfs_cpu(cayley);
 #ifdef RANKONE_WITH_CUDA
   module.attr("has_cuda") = true;
   py::module_ cuda = module.def_submodule("cuda", "CUDA kernels.");
   rankone::bindings::bind_linear_attention_cuda(cuda);
 #ifdef RANKONE_CUDA_DELTA_RULE
   rankone::bindings::bind_delta_rule_cuda(cuda);
+#endif
+#ifdef RANKONE_CUDA_SELECTIVE_SCAN_2D
+  rankone::bindings::bind_selective_scan_2d_cuda(cuda);
 #endif
 #else
   module.attr("has_cuda") = false;

@@ -1,7 +1,9 @@
 """rankone: hand-written kernels for linear-structure computations, and the methods built on them.
 
 ``rankone.ops`` holds the kernels as torch ops, ``rankone.nn`` the layers and models,
-``rankone.catalog`` the list of methods and ``rankone.reproduce`` what each of them claims.
+``rankone.cayley`` Cayley graphs, ``rankone.forecast``, ``rankone.linear_model`` and
+``rankone.stats`` the methods of their fields, ``rankone.catalog`` the list of methods and
+``rankone.reproduce`` what each of them claims.
 """
 
 from importlib import import_module
@@ -15,12 +17,26 @@ except PackageNotFoundError:  # a source tree on PYTHONPATH, not installed
 
 if TYPE_CHECKING:
     from rankone import catalog as catalog
+    from rankone import cayley as cayley
     from rankone import datasets as datasets
+    from rankone import forecast as forecast
+    from rankone import linear_model as linear_model
     from rankone import nn as nn
     from rankone import ops as ops
     from rankone import reproduce as reproduce
+    from rankone import stats as stats
 
-_SUBMODULES = ("catalog", "datasets", "nn", "ops", "reproduce")
+_SUBMODULES = (
+    "catalog",
+    "cayley",
+    "datasets",
+    "forecast",
+    "linear_model",
+    "nn",
+    "ops",
+    "reproduce",
+    "stats",
+)
 
 __all__ = ["__version__", *_SUBMODULES]
 

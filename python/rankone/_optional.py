@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -36,3 +37,25 @@ def require(module: str, *, extra: str, package: str | None = None) -> ModuleTyp
             f"{name} is needed here and not installed: pip install 'rankone[{extra}]'",
             name=name,
         ) from error
+
+
+def require_installed(*packages: str, extra: str) -> None:
+    """Stop the import of a field's package where what it is built on is missing.
+
+    Args:
+        *packages: importable names, such as ``"sklearn"``.
+        extra: the extra of rankone that installs them.
+
+    Raises:
+        ImportError: naming every missing one, with the command that installs them.
+
+    Example:
+        >>> from rankone._optional import require_installed
+        >>> require_installed("json", extra="stats")
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f"{', '.join(missing)} needed here and not installed: pip install 'rankone[{extra}]'",
+            name=missing[0],
+        )

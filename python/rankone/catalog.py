@@ -118,6 +118,50 @@ _METHODS = (
         family="delta_rule",
     ),
     Method(
+        slug="cayley-growth",
+        title="Growth, diameters and path finding on Cayley graphs",
+        paper=Paper(
+            "CayleyPy Growth: Efficient growth computations and hundreds of new conjectures on "
+            "Cayley graphs",
+            "2509.19162",
+        ),
+        field="Cayley graphs",
+        entry_points=(
+            "rankone.cayley.CayleyGraph",
+            "rankone.cayley.PermutationGroups",
+            "rankone.cayley.prepare_graph",
+            "rankone.cayley.train_predictor",
+            "rankone.cayley.analysis.fit_quasi_polynomial",
+            "rankone.ops.permutation_bfs",
+        ),
+        family="permutation_bfs",
+        extra="cayley",
+    ),
+    Method(
+        slug="chimera",
+        title="2D selective state spaces for multivariate time series",
+        paper=Paper(
+            "Chimera: Effectively Modeling Multivariate Time Series with 2-Dimensional State "
+            "Space Models",
+            "2406.04320",
+        ),
+        field="time series",
+        entry_points=(
+            "rankone.ops.selective_scan_2d",
+            "rankone.ops.selective_scan_2d_step",
+            "rankone.ops.selective_scan",
+            "rankone.ops.roesser_kernel",
+            "rankone.nn.SelectiveScan2d",
+            "rankone.nn.Chimera",
+            "rankone.nn.ChimeraBlock",
+            "rankone.nn.ClosedLoopDecoder",
+            "rankone.nn.VisionChimera2d",
+            "rankone.forecast.ChimeraForecaster",
+        ),
+        family="selective_scan_2d",
+        extra="forecast",
+    ),
+    Method(
         slug="sparse-random-support",
         title="Sparse regression with random pivots",
         paper=Paper("Sparse Linear Regression is Easy on Random Supports", "2511.06211"),

@@ -1,4 +1,4 @@
-"""The command line: `rankone methods | reproduce | demo | bench | info`.
+"""The command line: `rankone methods | reproduce | demo | growth | bench | info`.
 
 What a user got wrong is answered in one line on standard error and exit status 1. torch and
 everything built on it is imported inside the commands, so that help and listings are quick.
@@ -53,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise fail("interrupted", _INTERRUPTED) from None
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("RANKONE_TRACEBACK") == "1":
             raise
         raise fail(error) from None
@@ -80,18 +80,16 @@ def methods(
     if markdown:
         typer.echo(catalog.catalog_table())
         return
-    from rich import box
-    from rich.table import Table
 
     from rankone.reproduce._terminal import console
 
-    grid = Table(box=box.SIMPLE_HEAD)
-    for heading in ("slug", "method", "field", "entry points", "arXiv"):
-        grid.add_column(heading, no_wrap=heading not in ("method", "field"))
     for entry in catalog.methods():
-        names = "\n".join(entry.entry_points)
-        grid.add_row(entry.slug, entry.title, entry.field, names, entry.paper.arxiv or "")
-    console().print(grid)
+        arxiv = f", arXiv {entry.paper.arxiv}" if entry.paper.arxiv else ""
+        show = console()
+        show.print(entry.slug, style="bold", markup=False, highlight=False, soft_wrap=True)
+        show.print(f"  {entry.title} ({entry.field}{arxiv})", markup=False, highlight=False)
+        for name in entry.entry_points:
+            show.print(f"    {name}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -164,6 +162,64 @@ def demo(
         from rankone.demo import demo as run_demo
 
         run_demo(out, Options(seconds=seconds, random_state=random_state, progress=progress))
+
+
+@app.command()
+def growth(
+    name: Annotated[
+        str, typer.Argument(help="A family or a puzzle, such as lrx, pancake, dino, rubik_cube.")
+    ],
+    numbers: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="N...", help="The family's arguments, in order: top_spin 10 4."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the layer sizes to this file (.png, .svg, .pdf).")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="auto, torch, hash, bitarray, external or distributed.")
+    ] = "auto",
+    max_diameter: Annotated[int | None, typer.Option(min=0, help="Stop at this distance.")] = None,
+    max_states: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many states.")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="Most memory in GiB; the default is 16, or what is free.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the default is all.")
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints and of the external engine.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what the scratch folder holds.")
+    ] = False,
+    device: Device = "cpu",
+    progress: Progress = True,
+) -> None:
+    """Growth and diameter of a Cayley graph, and a picture of its layers."""
+    with one_line_errors():
+        from rankone.cayley import _growth
+
+        _growth.run(
+            name,
+            list(numbers or ()),
+            plot=plot,
+            device=device,
+            progress=progress,
+            search={
+                "engine": engine,
+                "max_states": max_states,
+                "time_limit": time_limit,
+                "max_memory_gb": memory,
+                "threads": threads,
+                "scratch_dir": scratch,
+                "resume": resume,
+                **({} if max_diameter is None else {"max_diameter": max_diameter}),
+            },
+        )
 
 
 @app.command()

@@ -210,7 +210,7 @@ def test_softmax_attention_gives_every_value_head_its_own_keys():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
-@pytest.mark.parametrize("name", registry.NAMES)
+@pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
 def test_kernels_of_other_libraries_are_named_where_they_cannot_run(name):
     chosen = case()
     reasons = {
@@ -220,6 +220,22 @@ def test_kernels_of_other_libraries_are_named_where_they_cannot_run(name):
     assert reasons["fla"] == "flash-linear-attention needs a CUDA device"
     if name == "delta_rule":
         assert reasons[delta.FLASH_QLA] == "FlashQLA needs a CUDA device"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_mamba_ssm_says_where_it_cannot_run():
+    from bench.peers import selective_scan_2d as scan
+
+    (mamba,) = [
+        contender
+        for contender in registry.load("selective_scan_2d").contenders
+        if contender.name == "mamba-ssm"
+    ]
+    reasons = {
+        chosen.axes["scan"]: mamba.unavailable(chosen, CPU) for chosen in scan.cases(CPU, True)
+    }
+    assert reasons[scan.LINE] == "mamba-ssm needs a CUDA device"
+    assert reasons[scan.GRID] == "mamba-ssm scans one axis alone"
 
 
 def test_the_token_by_token_peer_runs_on_short_sequences_alone():

@@ -11,6 +11,9 @@ PYBIND11_MODULE(rankone_emulation, module) {
 #ifdef RANKONE_CUDA_DELTA_RULE
   rankone::bindings::bind_delta_rule_cuda(module);
 #endif
+#ifdef RANKONE_CUDA_SELECTIVE_SCAN_2D
+  rankone::bindings::bind_selective_scan_2d_cuda(module);
+#endif
   module.def("set_schedule_seed", &rankone::emulation::set_schedule_seed);
   module.def("set_multiprocessors", &rankone::emulation::set_multiprocessors);
 }

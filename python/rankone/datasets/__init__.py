@@ -1,6 +1,7 @@
 """Loaders and generators of data, each with its source, licence and version."""
 
 from rankone.datasets.recall import RecallExamples, mqar, recall_with_overwrite
+from rankone.datasets.series import SeriesDataset, hourly_traffic
 from rankone.datasets.survival import (
     SurvivalDataset,
     breast_cancer_gbsg2,
@@ -21,11 +22,13 @@ __all__ = [
     "BytePairTokenizer",
     "ByteTokenizer",
     "RecallExamples",
+    "SeriesDataset",
     "SurvivalDataset",
     "TableDataset",
     "TextDataset",
     "bigram_baseline",
     "breast_cancer_gbsg2",
+    "hourly_traffic",
     "mqar",
     "python_docs",
     "r_table",

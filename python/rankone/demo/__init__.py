@@ -16,7 +16,7 @@ from typing import Any
 from rankone._files import write_whole
 from rankone.reproduce._page import Section, duration, holding, html_page
 
-SECTIONS = ("language_model", "recall")
+SECTIONS = ("language_model", "recall", "forecast", "growth")
 HTML_NAME = "demo.html"
 
 Say = Callable[[str], None]
@@ -98,12 +98,14 @@ def demo(out: str | Path = "rankone-demo", options: Options | None = None) -> De
     for module in modules:
         section = module.run(options, say)
         sections.append(section)
-        print_claims(screen, section.title, section.claims)
+        if section.claims:
+            print_claims(screen, section.title, section.claims)
         for table in section.tables:
             print_table(screen, table)
         for passage in section.passages:
             say(f"{passage.title}\n\n{passage.text}\n")
-        say(f"{section.title}: {holding(section.claims)}")
+        if section.claims:
+            say(f"{section.title}: {holding(section.claims)}")
     page = html_page(
         "rankone: demo",
         "Each kernel family at work on real data, measured on this machine.",

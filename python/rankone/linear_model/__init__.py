@@ -1,5 +1,9 @@
 """Regression and classification with scikit-learn's interface."""
 
+from rankone._optional import require_installed
+
+require_installed("joblib", "pandas", "scipy", "sklearn", extra="stats")
+
 from rankone.linear_model.dpp_least_squares import (
     DPPLeastSquares,
     WeightedLeastSquares,

@@ -67,6 +67,10 @@ class LinearGaussianNB(ClassifierMixin, BaseEstimator):
         0.250000001
     """
 
+    class_count_: NDArray
+    theta_: NDArray
+    _within: NDArray
+
     def __init__(self, priors: ArrayLike | None = None, var_smoothing: float = 1e-9) -> None:
         self.priors = priors
         self.var_smoothing = var_smoothing

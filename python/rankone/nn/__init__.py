@@ -1,5 +1,6 @@
 """Layers, models and training on top of ``rankone.ops``."""
 
+from rankone.nn.chimera import Chimera, ChimeraBlock, ClosedLoopDecoder
 from rankone.nn.delta_net import DeltaNet, DeltaNetState, GatedDeltaNet
 from rankone.nn.feed_forward import GLU, SwiGLU, make_feed_forward
 from rankone.nn.generation import generate, sample_logits
@@ -17,6 +18,8 @@ from rankone.nn.mixture_of_memories import MemoryState, MixtureOfMemories
 from rankone.nn.norms import RMSNorm, SRMSNorm, make_norm
 from rankone.nn.rotary import apply_rotary
 from rankone.nn.routing import RouterOutput, load_balancing_loss, route
+from rankone.nn.selective_scan_2d import SelectiveScan2d, VisionChimera2d
+from rankone.nn.series_decomposition import SeriesDecomposition
 from rankone.nn.short_convolution import ShortConvolution
 from rankone.nn.sliding_window_attention import SlidingWindowAttention
 from rankone.nn.softmax_attention import AttentionCache, SoftmaxAttention
@@ -32,6 +35,9 @@ from rankone.nn.training import (
 __all__ = [
     "GLU",
     "AttentionCache",
+    "Chimera",
+    "ChimeraBlock",
+    "ClosedLoopDecoder",
     "DeltaNet",
     "DeltaNetLM",
     "DeltaNetState",
@@ -49,12 +55,15 @@ __all__ = [
     "RMSNorm",
     "RouterOutput",
     "SRMSNorm",
+    "SelectiveScan2d",
+    "SeriesDecomposition",
     "ShortConvolution",
     "SlidingWindowAttention",
     "SoftmaxAttention",
     "SwiGLU",
     "TrainingConfig",
     "TrainingResult",
+    "VisionChimera2d",
     "apply_rotary",
     "build_mixer",
     "evaluate",

@@ -212,7 +212,7 @@ def train(
     model.train()
     saved_at = run.step
     stream = itertools.islice(iter(batches), run.step, None)
-    with _interruptible() as interrupted, _progress_bar(progress, run) as show:
+    with interruptible() as interrupted, _progress_bar(progress, run) as show:
         while True:
             stopped_by = "interrupt" if interrupted() else run.limit()
             if stopped_by is None:
@@ -374,7 +374,7 @@ class _Run:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a flag; signals can be caught in the main thread alone."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -7,11 +7,29 @@ from rankone.ops import fla
 from rankone.ops._causal_conv1d import causal_conv1d, causal_conv1d_step
 from rankone.ops._delta_rule import delta_rule, delta_rule_step
 from rankone.ops._linear_attention import linear_attention, linear_attention_step
+from rankone.ops._permutation_bfs import (
+    PermutationBfs,
+    perm_apply,
+    perm_hash_neighbors,
+    permutation_bfs,
+)
+from rankone.ops._permutation_bfs_reference import permutation_bfs_reference
 from rankone.ops._route_tokens import route_tokens
+from rankone.ops._selective_scan import selective_scan
+from rankone.ops._selective_scan_2d import (
+    roesser_kernel,
+    selective_scan_2d,
+    selective_scan_2d_step,
+)
 from rankone.ops.decay import decay_slopes
-from rankone.ops.reference import delta_rule_reference, linear_attention_reference
+from rankone.ops.reference import (
+    delta_rule_reference,
+    linear_attention_reference,
+    selective_scan_2d_reference,
+)
 
 __all__ = [
+    "PermutationBfs",
     "causal_conv1d",
     "causal_conv1d_step",
     "decay_slopes",
@@ -22,5 +40,14 @@ __all__ = [
     "linear_attention",
     "linear_attention_reference",
     "linear_attention_step",
+    "perm_apply",
+    "perm_hash_neighbors",
+    "permutation_bfs",
+    "permutation_bfs_reference",
+    "roesser_kernel",
     "route_tokens",
+    "selective_scan",
+    "selective_scan_2d",
+    "selective_scan_2d_reference",
+    "selective_scan_2d_step",
 ]

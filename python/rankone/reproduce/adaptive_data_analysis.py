@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -325,11 +326,15 @@ def _votes(settings: Settings, scale: Scale) -> Votes:
 
 def _vote(answer: Callable[[Query], float], k: int) -> float:
     """Error of the vote's agreement with y, asked after each of the k columns' agreement."""
-    lean = np.array(
-        [answer(lambda data, j=j: (1.0 + data[0][:, j] * data[1]) / 2) for j in range(k)]
-    )
+    lean = np.array([answer(partial(_agreement, column=j)) for j in range(k)])
     signs = np.sign(lean - 0.5)
     return abs(answer(lambda data: (1 + np.sign(data[0] @ signs) * data[1]) / 2) - 0.5)
+
+
+def _agreement(data: tuple[NDArray, NDArray], column: int) -> NDArray:
+    """1 where the column has the sign of y, else 0."""
+    x, y = data
+    return (1.0 + x[:, column] * y) / 2
 
 
 def _slope(scale: Scale, errors: NDArray) -> float:

@@ -233,7 +233,7 @@ def _simulate(settings: Settings, chains: Chains) -> Simulated:
         random_state=settings.random_state,
         device=settings.device,
         return_info=True,
-    )  # type: ignore[misc]
+    )
     estimates, errors = estimate_cumulants(linear_statistic(points, _square), max_order=3)
     n, beta = chains.n_particles, chains.beta
     exact = None
@@ -346,7 +346,8 @@ def _rate(settings: Settings, scale: Scale) -> tuple[float, tuple[NDArray, NDArr
         random_state=settings.random_state + 1,
     )
     values = linear_statistic(points, _square) / n
-    edges = np.linspace(*np.quantile(values, [0.01, 0.99]), 16)
+    low, high = np.quantile(values, [0.01, 0.99])
+    edges = np.linspace(low, high, 16)
     density, _ = np.histogram(values, edges, density=True)
     middle = (edges[:-1] + edges[1:]) / 2
     empirical = -np.log(np.maximum(density, 1e-300)) / (2 * n**2)

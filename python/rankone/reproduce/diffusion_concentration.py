@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,9 +261,7 @@ def _digits(settings: Settings, scale: Scale) -> Digits:
         noise = torch.randn(
             scale.jacobians, 64, generator=torch.Generator().manual_seed(settings.random_state)
         )
-        lipschitz[digit] = float(
-            lipschitz_profile(lambda z, digit=digit: model.map(z, digit), noise)["max"]
-        )
+        lipschitz[digit] = float(lipschitz_profile(partial(model.map, y=digit), noise)["max"])
         reports[digit] = concentration_report(
             samples[digit], lipschitz[digit], random_state=settings.random_state
         )

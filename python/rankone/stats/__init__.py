@@ -1,5 +1,9 @@
 """Statistics: survival, compositions, adaptive analysis, random matrices, diffusion, cricket."""
 
+from rankone._optional import require_installed
+
+require_installed("joblib", "pandas", "scipy", "sklearn", extra="stats")
+
 from rankone.stats.batting import BatterImpactRegressor
 from rankone.stats.compositional import CompositionalPartialCorrelation
 from rankone.stats.mutual_info import MutualInfoScreener

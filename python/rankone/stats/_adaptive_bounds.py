@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, overload
 
 import numpy as np
 from scipy.optimize import minimize
@@ -108,6 +109,18 @@ def advanced_composition(
     _probability(delta_prime=delta_prime)
     composed = epsilon * math.sqrt(2 * k * math.log(1 / delta_prime))
     return composed + k * epsilon * math.expm1(epsilon), k * delta + delta_prime
+
+
+@overload
+def gaussian_accuracy(
+    n: int, n_queries: int, beta: float, return_parameters: Literal[False] = False
+) -> float: ...
+
+
+@overload
+def gaussian_accuracy(
+    n: int, n_queries: int, beta: float, return_parameters: Literal[True]
+) -> tuple[float, dict[str, float]]: ...
 
 
 def gaussian_accuracy(

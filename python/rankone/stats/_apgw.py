@@ -52,18 +52,19 @@ class APGW:
         kappa: ArrayLike = 1.0,
     ) -> None:
         given = {"phi": phi, "lam": lam, "gamma": gamma, "kappa": kappa}
+        arrays: dict[str, NDArray] = {}
         for name, value in given.items():
             array = np.asarray(value, dtype=np.float64)
             least = -1 if name == "kappa" else 0
             if not (np.isfinite(array) & (array > least)).all():
                 raise ValueError(f"{name} must be finite and above {least}, got {value!r}")
-            given[name] = array
+            arrays[name] = array
         try:
-            np.broadcast_shapes(*(np.shape(value) for value in given.values()))
+            np.broadcast_shapes(*(array.shape for array in arrays.values()))
         except ValueError as error:
-            shapes = {name: np.shape(value) for name, value in given.items()}
+            shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(f"phi, lam, gamma and kappa must broadcast, got {shapes}") from error
-        self.phi, self.lam, self.gamma, self.kappa = given.values()
+        self.phi, self.lam, self.gamma, self.kappa = arrays.values()
 
     def __repr__(self) -> str:
         values = (f"{n}={getattr(self, n).tolist()}" for n in ("phi", "lam", "gamma", "kappa"))

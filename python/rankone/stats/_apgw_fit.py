@@ -290,4 +290,4 @@ def information(solution: Solution, data: Data) -> NDArray:
     hessian = torch.autograd.functional.hessian(
         lambda theta: -log_likelihood(solution.model, theta, data), point
     )
-    return hessian.numpy()  # type: ignore[union-attr]
+    return hessian.numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -23,6 +23,44 @@ from rankone.stats._coulomb_droplet import (
 _GRID = 4096  # points of an inverse distribution function
 _ADAPT_EVERY = 5  # sweeps between changes of the step, in burn-in
 _ACCEPTANCE = (0.3, 0.5)
+
+
+@overload
+def sample_coulomb_gas(
+    n_particles: int,
+    *,
+    dim: int,
+    beta: float,
+    potential: Radial,
+    n_samples: int,
+    method: str = "auto",
+    n_chains: int = 256,
+    burn_in: int = 200,
+    thin: int = 2,
+    step_size: float | None = None,
+    random_state: int | np.random.Generator | None = None,
+    device: str = "cpu",
+    return_info: Literal[False] = False,
+) -> NDArray: ...
+
+
+@overload
+def sample_coulomb_gas(
+    n_particles: int,
+    *,
+    dim: int,
+    beta: float,
+    potential: Radial,
+    n_samples: int,
+    method: str = "auto",
+    n_chains: int = 256,
+    burn_in: int = 200,
+    thin: int = 2,
+    step_size: float | None = None,
+    random_state: int | np.random.Generator | None = None,
+    device: str = "cpu",
+    return_info: Literal[True],
+) -> tuple[NDArray, dict[str, Any]]: ...
 
 
 def sample_coulomb_gas(

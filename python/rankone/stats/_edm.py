@@ -11,6 +11,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,6 +228,8 @@ class DenoiserMLP(nn.Module):
         torch.Size([5, 3])
     """
 
+    frequencies: Tensor
+
     def __init__(
         self,
         n_features: int,
@@ -390,7 +393,11 @@ class DiffusionGenerator(BaseEstimator):
                 len(data), (self.batch_size,), generator=generator, device=data.device
             )
             clean, label = data[rows], None if labels is None else labels[rows]
-            draw = {"dtype": data.dtype, "device": data.device, "generator": generator}
+            draw: dict[str, Any] = {
+                "dtype": data.dtype,
+                "device": data.device,
+                "generator": generator,
+            }
             log_sigma = _LOG_SIGMA_MEAN + _LOG_SIGMA_STD * torch.randn(len(rows), **draw)
             sigma = log_sigma.exp()
             noisy = clean + sigma[:, None] * torch.randn(clean.shape, **draw)

@@ -70,7 +70,7 @@ class Answer(NamedTuple):
         kind: how it came about, such as ``"noisy"``, ``"train"``, ``"holdout"`` or ``"update"``.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of tuple.index
     answer: float
     kind: str
 

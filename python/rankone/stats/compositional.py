@@ -16,7 +16,7 @@ the basis covariance follows Schafer and Strimmer's estimator of correlations.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -354,7 +354,9 @@ class CompositionalPartialCorrelation(BaseEstimator):
             np.fill_diagonal(edges, False)
             return edges
         edges = np.zeros(self.partial_corr_.shape, dtype=bool)
-        edges[np.triu_indices(len(edges), 1)] = self.inference(alpha)["p_adjusted"] < alpha
+        edges[np.triu_indices(len(edges), 1)] = (
+            self.inference(cast(float, alpha))["p_adjusted"] < alpha
+        )
         return edges | edges.T
 
     def plot(self, ax: Any = None) -> Any:

@@ -383,9 +383,9 @@ def _power_gains(map_fn: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
     generator = torch.Generator(noise.device).manual_seed(0)
     direction = torch.randn(noise.shape, generator=generator, dtype=noise.dtype)
     direction = direction / direction.norm(dim=1, keepdim=True)
-    _, pullback = torch.func.vjp(map_fn, noise)
+    _, pullback = torch.func.vjp(map_fn, noise)  # type: ignore[misc]
     for _ in range(_POWER_ITERATIONS):
-        _, pushed = torch.func.jvp(map_fn, (noise,), (direction,))
+        _, pushed = torch.func.jvp(map_fn, (noise,), (direction,))  # type: ignore[misc]
         gain = pushed.norm(dim=1)
         (direction,) = pullback(pushed)
         direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-300)

@@ -1,0 +1,6 @@
+// The apply kernels for AVX-512.
+#if defined(__x86_64__)
+#define RANKONE_ISA avx512
+#define RANKONE_ISA_LEVEL 2
+#include "permutation_apply_kernel.h"
+#endif

@@ -1,0 +1,4 @@
+// The bitarray kernels for 128-bit vectors.
+#define RANKONE_ISA generic
+#define RANKONE_ISA_LEVEL 0
+#include "permutation_bitarray_kernel.h"
