@@ -164,14 +164,20 @@ def test_interrupt_ends_after_the_step_under_way_and_keeps_the_model(tmp_path):
     assert torch.equal(weights(resumed), weights(whole))
 
 
-def test_second_interrupt_interrupts_at_once():
-    outside = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def default_interrupt():
+    """Python's own handler of Ctrl-C, which programs started in the background do not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
+
+def test_second_interrupt_interrupts_at_once(default_interrupt):
     def with_interrupts():
         yield next(batches())
         os.kill(os.getpid(), signal.SIGINT)
         # Two signals that are pending at once count as one.
-        while signal.getsignal(signal.SIGINT) is not outside:
+        while signal.getsignal(signal.SIGINT) is not default_interrupt:
             time.sleep(1e-3)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)  # cut short by the interrupt
