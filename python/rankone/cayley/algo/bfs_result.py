@@ -383,26 +383,12 @@ class BfsResult:
         """Moments of the distance of a vertex drawn at random.
 
         Returns:
-            dict with "n_states", "diameter", "mean", "std", "skewness", "excess_kurtosis" and
-            "mode", and "bfs_completed": they describe what was found.
+            what :func:`rankone.cayley.analysis.growth_statistics` says of the layer sizes, and
+            "bfs_completed": the numbers describe what was found.
         """
-        sizes = np.array(self.layer_sizes, dtype=np.float64)
-        distance = np.arange(len(sizes))
-        weight = sizes / sizes.sum()
-        mean = float(weight @ distance)
-        central = distance - mean
-        variance = float(weight @ central**2)
-        third, fourth = float(weight @ central**3), float(weight @ central**4)
-        return {
-            "n_states": self.num_vertices,
-            "diameter": len(sizes) - 1,
-            "mean": mean,
-            "std": variance**0.5,
-            "skewness": third / variance**1.5 if variance else 0.0,
-            "excess_kurtosis": fourth / variance**2 - 3 if variance else 0.0,
-            "mode": int(sizes.argmax()),
-            "bfs_completed": self.bfs_completed,
-        }
+        from rankone.cayley.analysis import growth_statistics
+
+        return {**growth_statistics(self.layer_sizes), "bfs_completed": self.bfs_completed}
 
     def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
         """Bars of the layer sizes.
