@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go and in under ten minutes: build for the card at hand, run
-# the GPU tests, compute-sanitizer on small shapes, then the benchmarks.
+# the GPU tests, compute-sanitizer on small shapes, then the benchmarks. Last come the largest
+# searches, 14! states on a card with 24 GB to spare, which may take five minutes more.
 #
 #     PYTHON=python3 OUT=bench/results bench/gpu_check.sh
 #
@@ -41,6 +42,16 @@ phase() {
   tail -n 5 "$out/$log"
   note "$status" $((SECONDS - start)) "$name"
   return "$status"
+}
+
+# native NAME LIMIT_SECONDS RESULT PROGRAM...
+native() {
+  local name=$1 limit=$2 result=$out/$3.json
+  shift 3
+  phase "$name" "$limit" benchmark.log "$@" \
+    --benchmark_out="$result" --benchmark_out_format=json
+  # Names of the machine and of its folders stay out of the results.
+  [ ! -s "$result" ] || sed -i -E '/"(host_name|executable)":/d' "$result"
 }
 
 finish() {
@@ -107,11 +118,15 @@ phase "native benchmarks: build" 20 build.log cmake --build "$build" --parallel 
 for program in "$build"/bench/native/bench_*_cuda; do
   [ -x "$program" ] || { echo "google-benchmark was not found: no native benchmarks"; break; }
   name=$(basename "$program" | sed 's/^bench_//')
-  phase "native benchmarks: $name" 25 benchmark.log "$program" --benchmark_min_time=0.1 \
-    --benchmark_out="$out/native_$name.json" --benchmark_out_format=json
-  # Names of the machine and of its folders stay out of the results.
-  [ ! -s "$out/native_$name.json" ] || \
-    sed -i -E '/"(host_name|executable)":/d' "$out/native_$name.json"
+  native "native benchmarks: $name" 25 "native_$name" "$program" --benchmark_min_time=0.1
 done
+
+program=$build/bench/native/bench_permutation_bfs_cuda
+if [ -x "$program" ]; then
+  for search in lrx-13:30 lrx-14:300 lx-14:300; do
+    native "largest searches: ${search%:*}" "${search#*:}" "native_search_${search%:*}" "$program" \
+      --large --benchmark_filter="/${search%:*}/"
+  done
+fi
 
 finish

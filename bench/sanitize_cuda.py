@@ -3,7 +3,8 @@
 Shapes are the least that reach every path: dims that fill no tile, grouped heads, packed sequences
 with an empty one, the normalised forms, and one head for a long time, which is split. Inputs are
 made on the host and copied, and torch's caching is best turned off
-(``PYTORCH_NO_CUDA_MEMORY_CACHING=1``), so that each tensor is an allocation of its own.
+(``PYTORCH_NO_CUDA_MEMORY_CACHING=1``), so that each tensor is an allocation of its own. Searches
+take states of one word and of several, closed and directed, and matrices.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from rankone.ops import (
     delta_rule_step,
     linear_attention,
     linear_attention_step,
+    perm_apply,
+    perm_hash_neighbors,
+    permutation_bfs,
 )
 from rankone.ops._library import native_for, native_module
+from rankone.ops._permutation_bfs_cuda import cuda_kernels
 from torch import Tensor
 
 FORMS = ("none", "head", "token", "channel")
@@ -144,6 +149,40 @@ def delta_calls() -> int:
     return calls
 
 
+def search_calls() -> int:
+    """Every engine on graphs of every kind, and the two ops on many states."""
+    n = 7
+    identity = torch.arange(n)
+    moves = torch.stack([identity.roll(-1), identity.roll(1), torch.tensor([1, 0, *range(2, n)])])
+    wide = torch.arange(24).repeat(3, 1)
+    wide[0, :4], wide[1, :4] = torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 1, 2])
+    wide[2, [3, 9]] = torch.tensor([9, 3])
+    shears = torch.tensor([[[1, 1], [0, 1]], [[1, 0], [1, 1]]])
+    searches = [
+        ("hash", moves, None, 0),
+        ("hash", moves[[0, 2]], None, 0),
+        ("bitarray", moves, None, 0),
+        ("bitarray", moves[[0, 2]], None, 0),
+        ("hash", wide, torch.arange(24) % 9, 0),
+        ("hash", wide[[0, 2]], torch.arange(24) % 9, 0),
+        ("hash", shears, None, 5),
+        ("hash", shears, None, 0),
+    ]
+    for engine, generators, start, modulus in searches:
+        permutation_bfs(
+            generators.cuda(), start, modulus=modulus, engine=engine, max_level=12,
+            max_layer_size_to_store=None,
+        )  # fmt: skip
+    for width in (24, 700):
+        states = torch.randint(0, 9, (70, width)).to(torch.uint8).cuda()
+        generators = torch.stack([torch.randperm(width) for _ in range(3)]).cuda()
+        perm_hash_neighbors(states, generators, torch.arange(width).cuda())
+        words = torch.randint(0, 2**62, (70, -(-width // 16))).cuda()
+        perm_apply(words, generators, width, 4)
+    torch.cuda.synchronize()
+    return len(searches) + 4
+
+
 def main() -> int:
     native = native_module()
     if not torch.cuda.is_available() or native is None or not native.has_cuda:
@@ -164,6 +203,8 @@ def main() -> int:
     torch.cuda.synchronize()
     if native_for("delta_rule", torch.device("cuda"), torch.float32) is not None:
         calls += delta_calls()
+    if cuda_kernels(torch.device("cuda")) is not None:
+        calls += search_calls()
     print(f"sanitize_cuda: {calls} calls")
     return 0
 

@@ -13,6 +13,7 @@
 #include "permutation_hash_set.h"
 #include "permutation_search.h"
 #include "permutation_states.h"
+#include "permutation_tags.h"
 
 namespace rankone::cpu {
 namespace {
@@ -119,29 +120,6 @@ class Scatter {
   std::size_t words_, rows_a_chunk_;
   std::vector<Bucket> buckets_;
 };
-
-/// Whether the parity of a permutation tells its layer: every generator odd and the states all
-/// different, so that no edge stays inside a layer.
-bool is_bipartite(const BfsGraph& graph) {
-  const GeneratorSet& set = graph.set;
-  if (set.kind != GeneratorKind::kPermutation || graph.num_start_states != 1) return false;
-  std::vector<std::int64_t> values(graph.start_states, graph.start_states + set.layout.size);
-  std::sort(values.begin(), values.end());
-  if (std::adjacent_find(values.begin(), values.end()) != values.end()) return false;
-  for (std::int64_t g = 0; g < set.num_generators; ++g) {
-    const std::int64_t* p = set.generators + g * set.layout.size;
-    std::vector<bool> seen(values.size());
-    bool odd = false;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      for (std::size_t j = i; !seen[j]; j = static_cast<std::size_t>(p[j])) {
-        seen[j] = true;
-        odd ^= static_cast<std::size_t>(p[j]) != i;
-      }
-    }
-    if (!odd) return false;
-  }
-  return true;
-}
 
 /// Layers as sets of packed states, and the two steps that make the next: expand and insert.
 class LayerSets {

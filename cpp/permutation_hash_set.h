@@ -1,10 +1,5 @@
 // The sets of the hash engine: one partition's layers and the open-addressing tables that keep its
 // states apart. Keys are whole states; a hash is only ever where to look.
-//
-// A state may carry tags in the spare high bits of its last word: the generators that lead back to
-// the layer before, as a bit each where there is room (kMask), else the number of one of them
-// (kOne). With kMask no neighbour is ever made that lies in the layer before, so that layer is not
-// needed.
 #pragma once
 
 #include <cstdint>
@@ -12,56 +7,9 @@
 
 #include "permutation_search.h"
 #include "permutation_states.h"
+#include "permutation_tags.h"
 
 namespace rankone::cpu {
-
-constexpr std::uint64_t kEmptySlot = ~std::uint64_t{0};
-/// The current layer's states in a one-word table; free wherever states carry tags.
-constexpr std::uint64_t kKnownFlag = std::uint64_t{1} << 63;
-
-enum class TagForm { kNone, kOne, kMask };
-
-struct Tags {
-  TagForm form = TagForm::kNone;
-  int shift = 0;
-  std::uint64_t key_mask = ~std::uint64_t{0};  // of the last word
-
-  Tags() = default;
-  /// One bit more than the tags stays free for kKnownFlag and one so that no slot is all ones.
-  explicit Tags(const CompiledGenerators& generators) {
-    const StateLayout& layout = generators.layout();
-    const auto used = static_cast<int>(layout.size * layout.bits - 64 * (layout.words() - 1));
-    const int spare = 64 - used - 2;
-    if (!generators.inverse_closed()) return;
-    int number_bits = 1;
-    while ((std::int64_t{1} << number_bits) <= generators.count()) ++number_bits;
-    int bits = 0;
-    if (generators.count() <= spare) {
-      form = TagForm::kMask;
-      bits = static_cast<int>(generators.count());
-    } else if (number_bits <= spare) {
-      form = TagForm::kOne;
-      bits = number_bits;
-    } else {
-      return;
-    }
-    shift = 63 - bits;
-    key_mask = low_bits(used);
-  }
-
-  /// What a neighbour made by a generator whose inverse is `inverse` carries.
-  std::uint64_t of(std::int64_t inverse) const {
-    if (form == TagForm::kNone) return 0;
-    const auto value = static_cast<std::uint64_t>(inverse);
-    return form == TagForm::kMask ? std::uint64_t{1} << (shift + inverse) : (value + 1) << shift;
-  }
-  /// Whether generator g leads a state with this last word back.
-  bool leads_back(std::uint64_t last_word, std::int64_t g) const {
-    if (form == TagForm::kNone) return false;
-    if (form == TagForm::kMask) return (last_word >> (shift + g) & 1) != 0;
-    return (last_word & ~key_mask & ~kKnownFlag) >> shift == static_cast<std::uint64_t>(g) + 1;
-  }
-};
 
 /// Slots of an open-addressing table with linear probing, at most 0.7 full.
 class SlotTable {

@@ -10,9 +10,11 @@
 
 namespace rankone::cpu {
 
+// The constexpr functions are called by device code, too.
+
 /// Two multiply-xorshift rounds, a bijection of 64 bits. The top bits choose a partition, the bits
 /// below a table slot, the low half the owner in a distributed search.
-inline std::uint64_t mix(std::uint64_t word) {
+constexpr std::uint64_t mix(std::uint64_t word) {
   word *= 0x9E3779B97F4A7C15U;  // 2^64 / golden ratio
   word ^= word >> 32;
   word *= 0xD6E8FEB86659FD93U;  // odd, of high avalanche
@@ -20,18 +22,19 @@ inline std::uint64_t mix(std::uint64_t word) {
 }
 
 /// The hash of a state: mix of the word, chained over words. `tags` of the last word are left out.
-inline std::uint64_t hash_row(const std::uint64_t* row, std::int64_t words,
-                              std::uint64_t last_mask = ~std::uint64_t{0}) {
+constexpr std::uint64_t hash_row(const std::uint64_t* row, std::int64_t words,
+                                 std::uint64_t last_mask = ~std::uint64_t{0}) {
   std::uint64_t hash = 0;
   for (std::int64_t i = 0; i + 1 < words; ++i) hash = mix(hash ^ row[i]);
   return mix(hash ^ (row[words - 1] & last_mask));
 }
 
-inline std::uint64_t low_bits(int count) {
+constexpr std::uint64_t low_bits(int count) {
   return count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
 }
 
-inline std::uint64_t element(const StateLayout& layout, const std::uint64_t* row, std::int64_t i) {
+constexpr std::uint64_t element(const StateLayout& layout, const std::uint64_t* row,
+                                std::int64_t i) {
   const std::int64_t bit = i * layout.bits;
   return (row[bit >> 6] >> (bit & 63)) & low_bits(layout.bits);
 }

@@ -77,5 +77,8 @@ void bind_delta_rule_cuda(py::module_& module);
 void bind_selective_scan_2d_cpu(py::module_& module);
 void bind_selective_scan_2d_cuda(py::module_& module);
 void bind_permutation_bfs_cpu(py::module_& module);
+void bind_permutation_bfs_cuda(py::module_& module);
+/// The class Graph and the exception MemoryLimitError alone, for a module of CUDA functions.
+void bind_permutation_bfs_types(py::module_& module);
 
 }  // namespace rankone::bindings

@@ -29,12 +29,18 @@ PYBIND11_MODULE(_native, module) {
 #ifdef RANKONE_WITH_CUDA
   module.attr("has_cuda") = true;
   py::module_ cuda = module.def_submodule("cuda", "CUDA kernels.");
+#ifdef RANKONE_CUDA_LINEAR_ATTENTION
   rankone::bindings::bind_linear_attention_cuda(cuda);
+#endif
 #ifdef RANKONE_CUDA_DELTA_RULE
   rankone::bindings::bind_delta_rule_cuda(cuda);
 #endif
 #ifdef RANKONE_CUDA_SELECTIVE_SCAN_2D
   rankone::bindings::bind_selective_scan_2d_cuda(cuda);
+#endif
+#ifdef RANKONE_CUDA_PERMUTATION_BFS
+  rankone::bindings::bind_permutation_bfs_cuda(cuda);
+  cuda.attr("Graph") = cayley.attr("Graph");
 #endif
 #else
   module.attr("has_cuda") = false;

@@ -1,6 +1,8 @@
 // Every primitive once, for every element type: compiled by nvcc for each architecture and by the
 // host compiler for the emulation, so that a wrapper which only one of them accepts does not pass.
 #include "primitives/async_copy.cuh"
+#include "primitives/bits.cuh"
+#include "primitives/device_memory.cuh"
 #include "primitives/fragments.cuh"
 #include "primitives/launch.cuh"
 #include "primitives/warp.cuh"
@@ -71,6 +73,10 @@ __global__ void __launch_bounds__(kThreads)
       ballot(value > 0) + (any(value > 1) ? 1u : 0u) + (all(value > 2) ? 1u : 0u);
   arguments.output[threadIdx.x] = from_float<T>(value);
 
+  const int place = population_count(votes & lower_lanes(lane)) + lowest_bit(votes | 1);
+  const std::uint64_t high = multiply_high(load_volatile(&arguments.long_counters[3]), votes);
+  arguments.counters[5] = static_cast<unsigned>(place) + static_cast<unsigned>(high);
+
   atomic_add(&arguments.counters[0], votes);
   atomic_min(&arguments.counters[1], votes);
   atomic_max(&arguments.counters[2], votes);
@@ -93,6 +99,11 @@ void launch_every_kernel(const Arguments<__nv_bfloat16>& bfloat16, const Argumen
   run(bfloat16, stream);
   run(half, stream);
   run(single, stream);
+  unsigned counters[2] = {};
+  fill_bytes(single.counters, 0, sizeof(counters), stream);
+  copy_to_device(single.counters, counters, sizeof(counters), stream);
+  copy_on_device(half.counters, single.counters, sizeof(counters), stream);
+  copy_to_host(counters, half.counters, sizeof(counters), stream);
 }
 
 }  // namespace rankone::cuda::primitives_compile

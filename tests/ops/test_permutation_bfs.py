@@ -8,29 +8,27 @@ from rankone.ops import perm_apply, perm_hash_neighbors, permutation_bfs, permut
 from rankone.ops._library import warn_composite
 from rankone.ops._permutation_bfs import (
     WIDTHS,
+    SearchLimits,
+    _choose_engine,
     _perm_apply_torch,
     _perm_hash_neighbors_torch,
+    native_graph,
     native_kernels,
+    native_search,
+)
+from rankone.ops._permutation_bfs_cuda import cuda_search, device_limit
+
+from .permutation_bfs_cases import (
+    GRAPHS,
+    LRX,
+    SHEARS,
+    assert_limits_stop,
+    assert_same_search,
+    packed,
+    permutations,
 )
 
 needs_native = pytest.mark.skipif(native_kernels() is None, reason="the native module is not built")
-LRX = torch.tensor([[1, 2, 3, 4, 0], [4, 0, 1, 2, 3], [1, 0, 2, 3, 4]])
-SHEARS = torch.tensor([[[1, 1], [0, 1]], [[1, 0], [1, 1]]])
-
-
-def packed(n, w, count=11):
-    """Random packed states and their elements."""
-    per_word = 64 // w
-    high = min(2**w, 2**62)
-    values = torch.randint(0, high, (count, n))
-    words = torch.zeros(count, -(-n // per_word), dtype=torch.int64)
-    for i in range(n):
-        words[:, i // per_word] |= values[:, i] << (w * (i % per_word))
-    return words, values
-
-
-def permutations(n, count=4):
-    return torch.stack([torch.randperm(n) for _ in range(count)])
 
 
 @pytest.mark.parametrize("w", WIDTHS)
@@ -90,17 +88,6 @@ def test_the_reference_knows_small_groups():
     assert found["layers"][10].tolist() == [[1, 0, 4, 3, 2]]
 
 
-GRAPHS = {
-    "closed": (LRX, None, 0),
-    "directed": (LRX[[0, 2]], None, 0),
-    "coset": (LRX, torch.tensor([0, 0, 1, 1, 2]), 0),
-    "binary": (LRX, torch.tensor([0, 0, 1, 1, 1]), 0),
-    "two starts": (LRX, torch.tensor([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4]]), 0),
-    "matrices": (SHEARS, None, 5),
-    "vectors": (SHEARS, torch.tensor([[1], [0]]), 7),
-}
-
-
 @needs_native
 @pytest.mark.parametrize("engine", ["auto", "hash", "bitarray", "external"])
 @pytest.mark.parametrize("name", GRAPHS)
@@ -116,26 +103,14 @@ def test_engines_give_the_layers_of_the_reference(name, engine, tmp_path):
         options["scratch_dir"] = tmp_path
     found = permutation_bfs(generators, start, engine=engine, **options)
     assert found.complete
-    assert found.layer_sizes == expected.layer_sizes
-    assert found.layers.keys() == expected.layers.keys()
-    assert all(torch.equal(found.layers[d], expected.layers[d]) for d in found.layers)
+    assert_same_search(found, expected)
 
 
 @pytest.mark.parametrize("engine", ["reference", "hash", "bitarray"])
 def test_limits_stop_a_search(engine):
     if engine != "reference" and native_kernels() is None:
         pytest.skip("the native module is not built")
-    whole = permutation_bfs(LRX, engine=engine)
-    for limit, layers, status in (
-        ({"max_level": 3}, 4, "max_level"),
-        ({"max_states": 10}, 3, "max_states"),
-        ({"max_layer_size": 5}, 3, "max_layer_size"),
-        ({"on_level": lambda level, size, seconds: level == 2}, 3, "stopped"),
-    ):
-        part = permutation_bfs(LRX, engine=engine, **limit)
-        assert part.layer_sizes == whole.layer_sizes[:layers]
-        assert (part.complete, part.status) == (False, status)
-        assert sorted(part.layers) == [0, layers - 1]
+    assert_limits_stop(LRX, engine)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +164,58 @@ def test_without_the_native_module_the_reference_answers_and_says_so(monkeypatch
     assert found.engine == "reference"
     with pytest.raises(RuntimeError, match="pip install"):
         permutation_bfs(LRX, engine="hash")
+
+
+class FakeKernels:
+    """Stands for the CUDA functions where there is no device."""
+
+    def __init__(self, obstacle="", bitarray=10**6):
+        self.obstacle, self.bitarray = obstacle, bitarray
+
+    def bitarray_obstacle(self, graph):
+        return self.obstacle
+
+    def bfs_memory(self, graph, expected_states=0):
+        return {"hash": 0, "bitarray": self.bitarray}
+
+
+def test_the_device_chooses_the_engine_by_its_own_kernels():
+    assert _choose_engine(None, FakeKernels(), None) == "bitarray"
+    assert _choose_engine(None, FakeKernels(), 10**6) == "bitarray"
+    assert _choose_engine(None, FakeKernels(), 10**6 - 1) == "hash"
+    assert _choose_engine(None, FakeKernels(obstacle="0/1 words"), None) == "hash"
+
+
+def test_a_search_takes_no_more_of_a_device_than_is_free(monkeypatch):
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (800, 2000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    # Torch's unused blocks are free for a search, and a tenth is left.
+    assert device_limit(device, None) == 900
+    assert device_limit(device, 950) == 900
+    assert device_limit(device, 500) == 500
+    assert device_limit(torch.device("cpu"), None) is None
+
+
+@needs_native
+def test_no_kernels_for_a_device_is_an_error_that_says_how_to_build_them():
+    graph = native_graph(LRX, torch.arange(5)[None], 4)
+    with pytest.raises(
+        RuntimeError, match=r"engine 'hash' has no kernels for meta.*RANKONE_CUDA=ON"
+    ):
+        native_search(
+            "hash",
+            graph,
+            limits=SearchLimits(),
+            max_layer_size_to_store=0,
+            threads=1,
+            device=torch.device("meta"),
+        )
+
+
+def test_the_external_engine_is_refused_off_the_cpu():
+    with pytest.raises(
+        ValueError, match=r"engine 'external' runs on the CPU, got a search on cuda"
+    ):
+        cuda_search(FakeKernels(), "external", None, torch.device("cuda", 0))

@@ -8,12 +8,13 @@
 // lie in layers d-1, d, d+1 and two layers are remembered; otherwise every layer is.
 //
 // Three engines give the same layers:
-//   hash      any generators; packed states in a partitioned set; full keys stored and compared
+//   hash      any generators; packed states in hash tables; full keys stored and compared
 //   bitarray  whole symmetric groups, 0/1 words and unitriangular matrices; 2 or 3 bits a state
 //   external  any generators; sorted files, of which a level is streamed and merged
+// On CUDA there are the first, and the second for symmetric groups.
 //
 // The graphs and their growth: arXiv 2509.19162. Packing, engines and the distance table are this
-// project's own design. Results never depend on the number of threads.
+// project's own design. Results depend neither on the number of threads nor on the device.
 #pragma once
 
 #include <cstddef>
@@ -297,16 +298,37 @@ BfsResult bfs_external(const BfsGraph& graph, const ExternalOptions& options,
 
 namespace cuda {
 
-/// As their CPU namesakes, on the current device; pointers inside `graph` are host pointers, and
-/// results return to the host. `stream` orders the work. max_bytes bounds device memory.
-BfsResult bfs_hash(const BfsGraph& graph, const BfsLimits& limits, const BfsCallbacks& callbacks,
-                   void* stream);
-BfsResult bfs_bitarray(const BfsGraph& graph, const BitarrayOptions& options,
-                       const BfsLimits& limits, const BfsCallbacks& callbacks, void* stream);
+/// Where an engine's device arrays come from: the caller's allocator, so that a program has one.
+struct DeviceAllocator {
+  /// The address of so many bytes on the current device, a multiple of 256; null: there is no room.
+  std::function<void*(std::size_t bytes)> allocate;
+  /// Takes back what `allocate` gave. Kernels under way on the stream may still use it, so it is
+  /// reused on that stream alone. Must not throw.
+  std::function<void(void* address)> release;
+};
 
-/// Device pointers, as their CPU namesakes.
-void apply_generators(const GeneratorSet& set, std::int64_t count, const std::uint64_t* states,
-                      std::uint64_t* neighbors, void* stream);
+/// As their CPU namesakes, on the current device; pointers inside `graph` are host pointers, and
+/// results return to the host. Work is ordered on `stream`, in launches of bounded length between
+/// which `poll` is asked. max_bytes bounds device memory.
+BfsResult bfs_hash(const BfsGraph& graph, const BfsLimits& limits, const BfsCallbacks& callbacks,
+                   const DeviceAllocator& allocator, void* stream);
+BfsResult bfs_bitarray(const BfsGraph& graph, const BfsLimits& limits,
+                       const BfsCallbacks& callbacks, const DeviceAllocator& allocator,
+                       void* stream);
+
+/// Whether the bitarray engine applies: one reason why not, or "". It ranks permutations alone.
+std::string bitarray_obstacle(const BfsGraph& graph);
+
+/// What a search will hold on the device, in bytes: the fields hash and bitarray.
+BfsMemory bfs_memory(const BfsGraph& graph, std::int64_t expected_states);
+
+/// Every permutation on every packed state, all pointers on the device: `generators`
+/// (num_generators, size), `states` (count, words) and `neighbors` (num_generators, count, words).
+/// A value outside a generator's 0..size-1 gives a 0.
+void apply_permutations(const StateLayout& layout, std::int64_t num_generators,
+                        const std::int64_t* generators, std::int64_t count,
+                        const std::uint64_t* states, std::uint64_t* neighbors, void* stream);
+/// As its CPU namesake, all pointers on the device. A value outside 0..size-1 counts as weight 0.
 void hash_neighbors(std::int64_t size, std::int64_t num_generators, const std::int64_t* generators,
                     const std::int64_t* weights, std::int64_t count, const void* states,
                     int element_bytes, std::int64_t* hashes, void* stream);

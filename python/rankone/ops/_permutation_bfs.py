@@ -2,8 +2,9 @@
 
 A permutation generator p acts on positions, ``new[i] = old[p[i]]``; a matrix generator from the
 left, ``new = A @ old mod m``. Packed states hold element i in bits [i w, (i + 1) w) of a row of
-64-bit words, lowest bits first, as int64 tensors. The native engines run on the CPU; without the
-compiled module the plain torch search of ``_permutation_bfs_reference`` answers, and says so.
+64-bit words, lowest bits first, as int64 tensors. A search runs where its generators lie: the
+native engines on the CPU, the hash and bitarray engines on CUDA, too. Without kernels for a device
+the plain torch search of ``_permutation_bfs_reference`` answers, and says so.
 
 The graphs and their growth: CayleyPy Growth, arXiv 2509.19162. Packing and engines are this
 project's own design.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rankone.ops import _library, checks
+from rankone.ops._permutation_bfs_cuda import cuda_kernels, cuda_search, device_limit
 from rankone.ops._permutation_bfs_reference import permutation_bfs_reference
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
@@ -55,6 +57,23 @@ def tensor_to_words(states: Tensor) -> np.ndarray:
 
 
 def _perm_apply(states: Tensor, generators: Tensor, n: int, w: int) -> Tensor:
+    cuda = cuda_kernels(states.device)
+    if cuda is not None:
+        states, generators = states.contiguous(), generators.contiguous()
+        neighbors = states.new_empty(generators.shape[0], *states.shape)
+        _library.call(
+            cuda,
+            "perm_apply",
+            neighbors,
+            n,
+            w,
+            generators.shape[0],
+            generators.data_ptr(),
+            states.shape[0],
+            states.data_ptr(),
+            neighbors.data_ptr(),
+        )
+        return neighbors
     native = native_kernels()
     if native is not None and states.device.type == "cpu":
         moved = native.apply(
@@ -107,8 +126,9 @@ def perm_apply(states: Tensor, generators: Tensor, n: int, w: int) -> Tensor:
         (G, N, words) int64.
 
     Raises:
-        ValueError: for wrong shapes, a width that is none, or (on the CPU) generators that are no
-            permutations.
+        ValueError: for wrong shapes, a width that is none, or generators that are no permutations
+            (on CUDA looked at with ``RANKONE_CHECK_VALUES=1`` only; there an element outside
+            0..n-1 gives 0).
         TypeError: for dtypes other than int64 (also a ``ValueError``).
 
     Example:
@@ -128,6 +148,7 @@ def perm_apply(states: Tensor, generators: Tensor, n: int, w: int) -> Tensor:
     if states.shape[1] != words:
         raise ValueError(f"states must have {words} words for n={n}, w={w}, got {states.shape[1]}")
     checks.check_same_device({"states": states, "generators": generators})
+    _check_device_permutations(generators)
     return _perm_apply_op(states, generators, n, w)
 
 
@@ -135,6 +156,25 @@ def perm_apply(states: Tensor, generators: Tensor, n: int, w: int) -> Tensor:
 
 
 def _perm_hash_neighbors(states: Tensor, generators: Tensor, weights: Tensor) -> Tensor:
+    cuda = cuda_kernels(states.device)
+    if cuda is not None:
+        states, generators = states.contiguous(), generators.contiguous()
+        weights = weights.contiguous()
+        hashes = weights.new_empty(generators.shape[0], states.shape[0])
+        _library.call(
+            cuda,
+            "perm_hash_neighbors",
+            hashes,
+            states.shape[1],
+            generators.shape[0],
+            generators.data_ptr(),
+            weights.data_ptr(),
+            states.shape[0],
+            states.data_ptr(),
+            states.element_size(),
+            hashes.data_ptr(),
+        )
+        return hashes
     native = native_kernels()
     if native is not None and states.device.type == "cpu":
         hashes = native.hash_neighbors(
@@ -185,7 +225,9 @@ def perm_hash_neighbors(states: Tensor, generators: Tensor, weights: Tensor) -> 
         (G, N) int64.
 
     Raises:
-        ValueError: for wrong shapes or devices.
+        ValueError: for wrong shapes or devices, or generators that are no permutations (on CUDA
+            looked at with ``RANKONE_CHECK_VALUES=1`` only; there an element outside 0..n-1 counts
+            nothing).
         TypeError: for wrong dtypes (also a ``ValueError``).
 
     Example:
@@ -209,7 +251,27 @@ def perm_hash_neighbors(states: Tensor, generators: Tensor, weights: Tensor) -> 
                 f"got {tensor.shape[-1]}"
             )
     checks.check_same_device({"states": states, "generators": generators, "weights": weights})
+    _check_device_permutations(generators)
     return _perm_hash_neighbors_op(states, generators, weights)
+
+
+def _check_device_permutations(generators: Tensor) -> None:
+    """The native CPU functions check this themselves."""
+    compiling = torch.compiler.is_compiling()
+    if generators.is_cuda and not compiling and checks.values_checked(generators):
+        _check_permutations(generators)
+
+
+def _check_permutations(generators: Tensor) -> None:
+    size = generators.shape[-1]
+    identity = torch.arange(size, device=generators.device)
+    wrong = (generators.sort(dim=1).values != identity).any(1).nonzero()
+    if len(wrong):
+        index = int(wrong[0])
+        raise ValueError(
+            f"generators[{index}] must be a permutation of 0..{size - 1}, "
+            f"got {generators[index].tolist()[:20]}"
+        )
 
 
 def _check_int64(**tensors: Tensor) -> None:
@@ -273,9 +335,13 @@ def native_graph(
     start_states: Tensor | np.ndarray,
     bits: int,
     modulus: int = 0,
+    kernels: ModuleType | None = None,
 ) -> Any:
-    """A graph as the native engines take it; generators (G, n) or (G, r, r), starts (k, n)."""
-    native = require_native_kernels("the native breadth-first search")
+    """A graph as the native engines take it; generators (G, n) or (G, r, r), starts (k, n).
+
+    ``kernels``: the module whose engines are to search it, default the CPU's.
+    """
+    native = kernels or require_native_kernels("the native breadth-first search")
     return native.Graph(
         np.ascontiguousarray(generators, dtype=np.int64),
         np.ascontiguousarray(start_states, dtype=np.int64),
@@ -298,16 +364,27 @@ def native_search(
     resume: bool = False,
     keep_layers: bool = True,
     expected_states: int = 0,
+    device: torch.device | None = None,
 ) -> Mapping[str, Any]:
-    """Run one native engine; packed layers and the summary as the native module returns them."""
+    """Run one native engine; packed layers and the summary as the native module returns them.
+
+    ``device``: where it runs, default the CPU.
+    """
     native = require_native_kernels(f"engine {engine!r}")
     common = {
         "on_level": on_level,
         "on_states": on_states,
         "max_layer_size_to_store": max_layer_size_to_store,
-        "threads": threads,
         **limits.as_keywords(),
     }
+    kernels = None if device is None else cuda_kernels(device)
+    if device is not None and kernels is not None:
+        if planes != 2:
+            raise ValueError(f"planes must be 2 for a search on {device}, got {planes}")
+        return cuda_search(kernels, engine, graph, device, **common)
+    if device is not None and device.type != "cpu":
+        raise RuntimeError(f"engine {engine!r} has no kernels for {device}. {_library.BUILD_HINT}")
+    common["threads"] = threads
     if engine == "hash":
         return native.bfs_hash(graph, **common)
     if engine == "bitarray":
@@ -344,35 +421,39 @@ def permutation_bfs(
     """Breadth-first search from a state: sizes of the layers, and the layers asked for.
 
     Args:
-        generators: (G, n) int64 permutations in one-line form, or (G, r, r) int64 matrices.
+        generators: (G, n) int64 permutations in one-line form, or (G, r, r) int64 matrices; the
+            search runs on their device.
         start_state: (n,) or (k, n) int64 non-negative, default 0..n-1; for matrices (r, c) or
             (k, r, c), default the identity.
         modulus: of matrices, 2 to 2**31; 0 means int64 arithmetic with wrap-around.
-        engine: "hash" (any generators), "bitarray" (whole symmetric groups, 0/1 words and
-            unitriangular matrices, 2 bits a state), "external" (sorted files in ``scratch_dir``),
-            "reference" (plain torch), or "auto": bitarray where it applies and fits
-            ``max_bytes``, else hash; reference without the compiled module, with a warning.
+        engine: "hash" (any generators), "bitarray" (2 bits a state: whole symmetric groups, and on
+            the CPU 0/1 words and unitriangular matrices), "external" (sorted files in
+            ``scratch_dir``, CPU only), "reference" (plain torch), or "auto": bitarray where it
+            applies and fits ``max_bytes``, else hash; reference where there are no kernels for the
+            device, with a warning.
         max_level: the largest distance to compute.
         max_states: stop after the level that reaches so many states.
         max_layer_size: a larger layer is not explored.
         max_seconds: stop after so long.
-        max_bytes: most memory of the engine.
+        max_bytes: most memory of the engine; on CUDA never more than nine tenths of what is free
+            when it starts.
         max_layer_size_to_store: layers of at most so many states are returned, and the first and
             the last always; None returns all.
         scratch_dir: folder of the external engine.
         resume: go on from what an external search left in ``scratch_dir``.
-        num_threads: default torch's number.
+        num_threads: of the CPU's engines, default torch's number.
         on_level: called with (level, size, seconds) after each layer; True stops.
 
     Returns:
-        A :class:`PermutationBfs`. Layers are sorted, so no result depends on engine or threads.
+        A :class:`PermutationBfs`, layers on the device of ``generators``. Layers are sorted, so no
+        result depends on engine, device or threads.
 
     Raises:
         ValueError: for generators that are no permutations, of different lengths, or none at all;
             a start state of the wrong length; an engine that does not apply.
         TypeError: for dtypes other than int64 (also a ``ValueError``).
         MemoryError: for a search that cannot fit ``max_bytes``; it names the engine that would.
-        RuntimeError: for a native engine in an installation without the compiled module.
+        RuntimeError: for a native engine in an installation without kernels for the device.
 
     Source: CayleyPy Growth, arXiv 2509.19162; the engines were designed for this project.
 
@@ -386,25 +467,29 @@ def permutation_bfs(
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     generators, starts, shape = _check_graph(generators, start_state, modulus)
+    device = generators.device
     limits = SearchLimits(max_level, max_states, max_layer_size, max_seconds, max_bytes)
     for name, value in vars(limits).items():
         if value is not None and (value < 0 or (value == 0 and name != "max_level")):
             raise ValueError(f"{name} must be positive, got {value}")
     if engine == "external" and scratch_dir is None:
         raise ValueError("scratch_dir must be given for engine 'external'")
+    if engine == "external" and device.type != "cpu":
+        raise ValueError(f"engine 'external' runs on the CPU, got generators on {device}")
     if resume and engine != "external":
         raise ValueError(f"resume goes with engine 'external', got engine {engine!r}")
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads}")
     threads = num_threads or torch.get_num_threads()
+    cuda = cuda_kernels(device)
 
-    if native_kernels() is None and engine == "auto":
-        _library.warn_composite("permutation_bfs", "cpu")
+    if engine == "auto" and cuda is None and (native_kernels() is None or device.type != "cpu"):
+        _library.warn_composite("permutation_bfs", device.type)
         engine = "reference"
     if engine == "reference":
         found: Mapping[str, Any] = permutation_bfs_reference(
             generators,
-            starts,
+            starts.to(device),
             modulus=modulus,
             limits=limits.as_keywords(),
             max_layer_size_to_store=max_layer_size_to_store,
@@ -412,12 +497,13 @@ def permutation_bfs(
         )
         layers = {level: states.reshape(-1, *shape) for level, states in found["layers"].items()}
     else:
+        native = require_native_kernels(f"engine {engine!r}")
         bits = _bits(starts, modulus, generators.ndim == 3)
-        graph = native_graph(generators, starts, bits, modulus)
+        graph = native_graph(generators.cpu(), starts, bits, modulus, kernels=cuda)
+        if cuda is not None:
+            limits = replace(limits, max_bytes=device_limit(device, max_bytes))
         if engine == "auto":
-            needed = graph.memory()["bitarray"]
-            applies = not graph.bitarray_obstacle()
-            engine = "bitarray" if applies and needed <= (max_bytes or 2**33) else "hash"
+            engine = _choose_engine(graph, cuda, limits.max_bytes)
         found = native_search(
             engine,
             graph,
@@ -427,11 +513,12 @@ def permutation_bfs(
             on_level=on_level,
             scratch_dir=scratch_dir,
             resume=resume,
+            device=device,
         )
-        size = starts.shape[1]
-        native = require_native_kernels("permutation_bfs")
         layers = {
-            level: torch.from_numpy(native.unpack(words, size, bits)).reshape(-1, *shape)
+            level: torch.from_numpy(native.unpack(words, starts.shape[1], bits))
+            .reshape(-1, *shape)
+            .to(device)
             for level, words in found["layers"].items()
         }
     return PermutationBfs(
@@ -445,6 +532,22 @@ def permutation_bfs(
     )
 
 
+# Without a limit "auto" takes the bits of a whole space on the CPU up to here: 13! states fit.
+_MOST_BITS_UNASKED = 2**33
+
+
+def _choose_engine(graph: Any, cuda: ModuleType | None, max_bytes: int | None) -> str:
+    """Bitarray where it applies and fits, else hash."""
+    if cuda is None:
+        obstacle = graph.bitarray_obstacle()
+        needed = graph.memory()["bitarray"]
+    else:
+        obstacle = cuda.bitarray_obstacle(graph)
+        needed = cuda.bfs_memory(graph)["bitarray"]
+    fits = needed <= (max_bytes or _MOST_BITS_UNASKED)
+    return "bitarray" if not obstacle and fits else "hash"
+
+
 def _bits(starts: Tensor, modulus: int, matrices: bool) -> int:
     """The narrowest width that holds every value that a state can have."""
     if matrices and modulus == 0:
@@ -456,7 +559,8 @@ def _bits(starts: Tensor, modulus: int, matrices: bool) -> int:
 def _check_graph(
     generators: Tensor, start_state: Tensor | None, modulus: int
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Checked generators on the CPU, start states (k, size), and the shape of one state."""
+    """Checked generators on their device, start states (k, size) on the CPU, and the shape of one
+    state."""
     checks.check_tensor("generators", generators)
     _check_int64(generators=generators)
     if generators.ndim not in (2, 3) or generators.numel() == 0:
@@ -464,7 +568,7 @@ def _check_graph(
             "generators must be permutations (count, n) or matrices (count, r, r), at least one, "
             f"got shape {checks.shape_of(generators)}"
         )
-    generators = generators.detach().cpu().contiguous()
+    generators = generators.detach().contiguous()
     count, size = generators.shape[0], generators.shape[-1]
     matrices = generators.ndim == 3
     if matrices:
@@ -479,14 +583,7 @@ def _check_graph(
     else:
         if modulus:
             raise ValueError(f"modulus goes with matrices, got {modulus} for permutations")
-        identity = torch.arange(size)
-        wrong = (generators.sort(dim=1).values != identity).any(1).nonzero()
-        if len(wrong):
-            index = int(wrong[0])
-            raise ValueError(
-                f"generators[{index}] must be a permutation of 0..{size - 1}, "
-                f"got {generators[index].tolist()[:20]}"
-            )
+        _check_permutations(generators)
     if start_state is None:
         start_state = torch.eye(size, dtype=torch.int64) if matrices else torch.arange(size)
     checks.check_tensor("start_state", start_state)

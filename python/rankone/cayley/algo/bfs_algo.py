@@ -79,7 +79,8 @@ class BfsAlgorithm:
             stop_condition: called with the encoded states (N, words) and the hashes (N,) of each
                 new layer; True makes it the last.
             disable_batching: expand each layer at once, in the torch engine.
-            engine: "auto", "torch", "hash", "bitarray", "external" or "distributed".
+            engine: "auto", "torch", "hash", "bitarray", "external" or "distributed". On a GPU there
+                are "torch", "hash" and, where states are permutations, "bitarray".
             threads: CPU threads of a native engine; default the graph's, then torch's.
             max_memory_gb: most memory, in units of 2**30 bytes; default the graph's
                 ``memory_limit_gb``, and never more than what is free.
@@ -191,6 +192,8 @@ def _native_bfs(
     """A search by one of the native engines."""
     wanted, limits = collector.wanted, collector.limits
     codec = NativeCodec(graph, starts)
+    if graph.device.type != "cpu":
+        threads = 1  # of the host, which drives the device
 
     def on_level(level: int, size: int, seconds: float) -> bool:
         return collector.on_level(level, size, None)
@@ -222,6 +225,7 @@ def _native_bfs(
             scratch_dir=scratch,
             resume=plan.resume,
             keep_layers=scratch is not temporary,
+            device=graph.device,
             **callbacks,
         )
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rankone.cayley.algo._collect import UNLIMITED_DIAMETER
-from rankone.cayley.algo.engines import has_native_engines
+from rankone.cayley.algo.engines import has_compiled_engines
 
 if TYPE_CHECKING:
     from rankone.cayley.cayley_graph import CayleyGraph
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def bfs_bitmask(graph: CayleyGraph, max_diameter: int = UNLIMITED_DIAMETER) -> list[int]:
     """Sizes of the layers, by engine "bitarray": 2 bits for every element of the symmetric group.
 
-    Any n that fits the memory, any generators. Without the native module or off the CPU by engine
+    Any n that fits the memory, any generators. Without kernels for the graph's device by engine
     "torch".
 
     Args:
@@ -31,7 +31,7 @@ def bfs_bitmask(graph: CayleyGraph, max_diameter: int = UNLIMITED_DIAMETER) -> l
         [1, 3, 5, 6, 5, 3, 1]
     """
     result = graph.bfs(
-        engine="bitarray" if has_native_engines(graph) else "torch",
+        engine="bitarray" if has_compiled_engines(graph) else "torch",
         max_diameter=max_diameter,
         max_layer_size_to_store=0,
     )

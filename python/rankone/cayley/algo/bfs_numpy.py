@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rankone.cayley.algo._collect import UNLIMITED_DIAMETER
-from rankone.cayley.algo.engines import has_native_engines
+from rankone.cayley.algo.engines import has_compiled_engines
 
 if TYPE_CHECKING:
     from rankone.cayley.cayley_graph import CayleyGraph
 
 
 def bfs_numpy(graph: CayleyGraph, max_diameter: int = UNLIMITED_DIAMETER) -> list[int]:
-    """Sizes of the layers, by engine "hash" (by "torch" without the native module or off the CPU).
+    """Sizes of the layers, by engine "hash" (by "torch" without kernels for the graph's device).
 
     Any generators, directed ones too.
 
@@ -26,7 +26,7 @@ def bfs_numpy(graph: CayleyGraph, max_diameter: int = UNLIMITED_DIAMETER) -> lis
         [1, 2, 3, 5, 5, 5, 3]
     """
     result = graph.bfs(
-        engine="hash" if has_native_engines(graph) else "torch",
+        engine="hash" if has_compiled_engines(graph) else "torch",
         max_diameter=max_diameter,
         max_layer_size_to_store=0,
     )

@@ -6,6 +6,9 @@
   words, unitriangular matrices.
 - ``external``: sorted files in a scratch folder, any generators.
 - ``distributed``: hash or torch shares over ``torch.distributed``.
+
+A graph on a GPU has ``hash`` and, for whole symmetric groups, ``bitarray`` there, where the CUDA
+kernels were built, and ``torch``.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from rankone.cayley.cayley_graph_def import CayleyGraphDef
 from rankone.cayley.errors import CayleyError, check
 from rankone.cayley.group_orders import giant_order, random_order
 from rankone.ops._permutation_bfs import native_kernels
+from rankone.ops._permutation_bfs_cuda import cuda_kernels, free_device_memory
 
 if TYPE_CHECKING:
     from rankone.cayley.cayley_graph import CayleyGraph
@@ -41,8 +45,9 @@ GIB = 2**30
 _TORCH_COPIES = 3
 # Slots a state in an open-addressing table filled to at most 0.7.
 _HASH_SLOTS = 1 / 0.7
-# Largest degree for which the bits of the whole symmetric group are considered by "auto" on a CPU.
-_BITARRAY_N = 13
+# Largest degree for which "auto" considers the bits of the whole symmetric group: the states of 14
+# elements take 22 GB, which a GPU may have.
+_BITARRAY_N = {"cpu": 13, "cuda": 14}
 # "auto" takes the bitarray for a subgroup of at most this index.
 _BITARRAY_INDEX = 64
 # Below this many states the choice of engine does not matter, and torch has hashes at hand.
@@ -50,18 +55,23 @@ _SMALL = 10**5
 # Groups are not measured further: 10^15 states are thousands of terabytes.
 _ENOUGH_STATES = 10**15
 _SPARE_MEMORY = 0.9
-_DISK_SAMPLE = 2**30
+_SAMPLE = 2**30
 
 
 def has_native_engines(graph: CayleyGraph) -> bool:
-    """Whether the compiled engines can search this graph: built, and the graph on the CPU."""
+    """Whether the compiled CPU engines can search this graph: built, and the graph on the CPU."""
     return native_kernels() is not None and graph.device.type == "cpu"
+
+
+def has_compiled_engines(graph: CayleyGraph) -> bool:
+    """Whether there are compiled engines for the graph's device, CPU or GPU."""
+    return has_native_engines(graph) or cuda_kernels(graph.device) is not None
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated now."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return free_device_memory(device)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
@@ -171,14 +181,19 @@ def window_bound(graph: CayleyGraph, bound: Bound, limits: Limits, starts: int) 
 def engine_bytes(graph: CayleyGraph, engine: str, window: int | None, limit: int) -> int | None:
     """Bytes of an engine for a number of states to remember; None where there is no bound."""
     words = graph.encoded_state_size
-    if engine == "bitarray":
-        codec = NativeCodec(graph, graph.central_state[None])
-        return int(codec.native.memory()["bitarray"]) or None
-    if engine == "external":
-        codec = NativeCodec(graph, graph.central_state[None])
-        return int(codec.native.memory(0)["external"])
+    kernels = cuda_kernels(graph.device)
+    if engine in ("bitarray", "external"):
+        native = NativeCodec(graph, graph.central_state[None]).native
+        if engine == "bitarray" and kernels is not None:
+            return int(kernels.bfs_memory(native)["bitarray"]) or None
+        return int(native.memory(0)[engine]) or None
     if window is None:
         return None
+    if engine == "hash" and kernels is not None:
+        native = NativeCodec(graph, graph.central_state[None]).native
+        # Asked for a number that cannot overflow, and scaled.
+        asked = min(window, _SAMPLE)
+        return int(kernels.bfs_memory(native, asked)["hash"]) * window // asked
     if engine == "torch":
         return int(window * 8 * (words + 1) * _TORCH_COPIES)
     return int(window * 8 * words * _HASH_SLOTS)
@@ -188,7 +203,9 @@ def bitarray_obstacle(graph: CayleyGraph, starts: Tensor) -> str:
     """Why the bitarray engine does not apply, or ""."""
     if native_kernels() is None:
         return "the native module is not built"
-    return NativeCodec(graph, starts).native.bitarray_obstacle()
+    native = NativeCodec(graph, starts).native
+    kernels = cuda_kernels(graph.device)
+    return native.bitarray_obstacle() if kernels is None else kernels.bitarray_obstacle(native)
 
 
 def estimate_memory(graph: CayleyGraph, engine: str = "auto") -> dict[str, Any]:
@@ -250,7 +267,7 @@ class Plan:
             return None
         codec = NativeCodec(self.graph, self.starts)
         # Asked for a number that cannot overflow, and scaled: 30! states are no int64.
-        asked = min(states, _DISK_SAMPLE)
+        asked = min(states, _SAMPLE)
         return int(codec.native.memory(asked)["external_disk"]) * states // asked
 
     def disk_free(self) -> int:
@@ -268,11 +285,27 @@ class Plan:
         if native is None and engine in ("hash", "bitarray", "external"):
             return "the native module is not built"
         if engine in ("hash", "bitarray", "external") and self.graph.device.type != "cpu":
-            return f"the graph is on {self.graph.device}"
+            obstacle = self._device_obstacle(engine)
+            if obstacle:
+                return obstacle
         if engine == "bitarray":
             return bitarray_obstacle(self.graph, self.starts)
         if engine == "external" and self.resume and self.wanted.needs_layers:
             return "a resumed search has no hashes, edges or stop condition"
+        return ""
+
+    def _device_obstacle(self, engine: str) -> str:
+        """Why a compiled engine cannot make this search off the CPU, or ""."""
+        device = self.graph.device
+        if engine == "external":
+            return f"it runs on the CPU, and the graph is on {device}"
+        if cuda_kernels(device) is None:
+            return f"the graph is on {device}, for which it has no kernels in this installation"
+        if engine == "hash" and self.scratch_dir is not None:
+            return (
+                f"with scratch_dir it runs on the CPU, and the graph is on {device}; "
+                "engine 'torch' writes checkpoints there"
+            )
         return ""
 
     def misfit(self, engine: str) -> str:
@@ -335,13 +368,14 @@ class Plan:
         Raises:
             MemoryError: where none fits.
         """
-        if not has_native_engines(self.graph):
-            return self._fitting(["torch"])
         checkpointed = self.resume or self.scratch_dir is not None
+        on_gpu = self.graph.device.type != "cpu"
+        if not has_compiled_engines(self.graph) or (on_gpu and checkpointed):
+            return self._fitting(["torch"])
+        candidates = ["hash"] if on_gpu else ["hash", "external"]
         if self.wanted.needs_layers:
             small = (self.bound(order=False).states or _SMALL) < _SMALL
-            return self._fitting(["torch"] if small else ["hash", "external"])
-        candidates = ["hash", "external"]
+            return self._fitting(["torch"] if small else candidates)
         if not checkpointed and self._whole_symmetric_group():
             candidates.insert(0, "bitarray")
         return self._fitting(candidates)
@@ -351,7 +385,7 @@ class Plan:
         n = definition.state_size
         if (
             definition.is_matrix_group()
-            or n > _BITARRAY_N
+            or n > _BITARRAY_N[self.graph.device.type]
             or sorted(definition.central_state) != list(range(n))
             or self.obstacle("bitarray")
             or self.misfit("bitarray")
@@ -379,13 +413,16 @@ class Plan:
 
         Raises:
             CayleyError: where it does not apply.
-            RuntimeError: where the native module is missing.
+            RuntimeError: where the native module, or in it the kernels for the graph's device,
+                are missing.
             MemoryError: where it does not fit; names the engine that would.
         """
         _check_engine(engine)
         obstacle = self.obstacle(engine)
         if obstacle:
-            if native_kernels() is None:
+            on_gpu = self.graph.device.type != "cpu"
+            unbuilt = on_gpu and engine != "external" and cuda_kernels(self.graph.device) is None
+            if native_kernels() is None or unbuilt:
                 from rankone.ops._library import BUILD_HINT
 
                 raise RuntimeError(f"engine {engine!r}: {obstacle}. {BUILD_HINT}")
