@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NAMES = ("linear_attention", "delta_rule", "selective_scan_2d")
+NAMES = ("linear_attention", "delta_rule", "selective_scan_2d", "mixers")
 
 Call = Callable[[], tuple[Tensor, ...]]
 
@@ -94,6 +94,7 @@ class Benchmark:
         tolerance: the largest error that passes.
         goals: statements to check on the finished rows.
         notes: what a reader must know to read the numbers.
+        figure: finished rows to a matplotlib figure, written beside the tables.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Benchmark:
     tolerance: Callable[[Case], float]
     goals: Callable[[Sequence[Any], torch.device], Sequence[Goal]] = lambda rows, device: ()
     notes: Sequence[str] = field(default_factory=tuple)
+    figure: Callable[[Sequence[Any]], Any] | None = None
 
     @property
     def subject(self) -> str:

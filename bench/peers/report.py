@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -26,15 +27,22 @@ def stem(report: Report) -> str:
     return f"{report.benchmark.name}_{device}"
 
 
-def write(report: Report, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``<op>_<device>.json`` and ``.md`` into a folder and return their paths."""
+def write(report: Report, folder: str | Path) -> tuple[Path, ...]:
+    """Write ``<op>_<device>.json``, ``.md`` and a figure into a folder; gives their paths."""
     base = Path(folder) / stem(report)
     base.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(as_dict(report), indent=1, ensure_ascii=False)
-    return (
+    paths = [
         write_whole(base.with_suffix(".json"), data + "\n"),
         write_whole(base.with_suffix(".md"), markdown(report)),
-    )
+    ]
+    if report.benchmark.figure is not None and report.rows:
+        drawn = io.BytesIO()
+        report.benchmark.figure(report.rows).savefig(
+            drawn, format="svg", metadata={"Date": None, "Creator": None}
+        )
+        paths.append(write_whole(base.with_suffix(".svg"), drawn.getvalue()))
+    return tuple(paths)
 
 
 def as_dict(report: Report) -> dict[str, object]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rankone.datasets import bigram_baseline, python_docs, sample_windows
-from rankone.datasets.text import _distinct_paragraphs
+from rankone.datasets.text import _distinct_paragraphs, python_topics
 
 
 class TestPythonDocs:
@@ -55,6 +55,27 @@ class TestPythonDocs:
     def test_fraction_out_of_range_is_named(self):
         with pytest.raises(ValueError, match=r"validation_fraction must be in \(0, 1\), got 1"):
             python_docs(validation_fraction=1)
+
+
+class TestPythonTopics:
+    def test_topics_stand_in_the_order_of_their_names(self):
+        from pydoc_data.topics import topics
+
+        docs = python_topics(separator="\n", ascii_only=False)
+        text = (docs.train + docs.validation).decode()
+        assert text == "\n".join(topics[name] for name in sorted(topics))
+        assert docs.version == platform.python_version()
+
+    def test_bytes_are_characters_in_ascii(self):
+        ascii_only, whole = python_topics(), python_topics(ascii_only=False)
+        text = (whole.train + whole.validation).decode()
+        replaced = "".join(letter if ord(letter) < 128 else "?" for letter in text)
+        assert (ascii_only.train + ascii_only.validation).decode() == replaced
+        assert len(ascii_only.train) == int(0.9 * len(text))
+
+    def test_fraction_out_of_range_is_named(self):
+        with pytest.raises(ValueError, match=r"validation_fraction must be in \(0, 1\), got 0"):
+            python_topics(validation_fraction=0)
 
 
 class TestSampleWindows:

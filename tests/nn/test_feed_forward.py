@@ -45,6 +45,18 @@ def test_gradients_reach_every_parameter():
     assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
 
 
+def test_pattention_is_a_feed_forward_block_of_so_many_tokens():
+    block = make_feed_forward("pattention", 6, 10, norm="gelu_l2")
+    assert (block.in_features, block.out_features, block.num_tokens) == (6, 6, 10)
+    assert block.norm == "gelu_l2"
+    assert make_feed_forward("pattention", 6).num_tokens == 24
+
+
+def test_further_options_reach_the_block():
+    assert make_feed_forward("swiglu", 6).up_proj.bias is None
+    assert make_feed_forward("swiglu", 6, bias=True).up_proj.bias is not None
+
+
 def test_unknown_options_are_named():
     with pytest.raises(ValueError, match=r"activation must be one of .* got 'tanhh'"):
         GLU(4, activation="tanhh")

@@ -10,6 +10,7 @@ from rankone.nn import (
     register_mixer,
     registered_mixers,
 )
+from rankone.nn.tokenformer import TokenFormerAttention
 from torch import nn
 
 WIDTH, HEADS, TIME = 24, 4, 45
@@ -18,6 +19,10 @@ WIDTH, HEADS, TIME = 24, 4, 45
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 
 MIXERS = {
+    "hedgehog": ("hedgehog_attention", {}),
+    "hedgehog grouped": ("hedgehog_attention", {"num_kv_heads": 2, "rotary": True}),
+    "tokenformer": ("tokenformer_attention", {"num_tokens": 10, "rotary_pct": 0.5}),
+    "tokenformer window": ("tokenformer_attention", {"window_size": 7, "norm": "gelu_l2"}),
     "lightning alibi": ("lightning_attention", {}),
     "lightning linear": ("lightning_attention", {"decay": "linear"}),
     "lightning none": ("lightning_attention", {"decay": "none"}),
@@ -29,6 +34,21 @@ MIXERS = {
     "softmax grouped": ("softmax_attention", {"num_kv_heads": 1}),
     "softmax window": ("softmax_attention", {"window_size": 7}),
     "sliding window": ("sliding_window_attention", {"window_size": 16}),
+    "liger": ("liger_attention", {"window": 8}),
+    "liger grouped scalar": (
+        "liger_attention",
+        {"window": 5, "structure": "mamba2", "num_kv_heads": 2, "bias": True},
+    ),
+    "mlstm": ("mlstm", {"input_gate_bias": 5.0}),
+    "mlstm rope": (
+        "mlstm",
+        {"rope": True, "input_gate_bias": 5.0, "round_proj": "up", "conv_size": 3},
+    ),
+    "slstm": ("slstm", {"recurrent_std": 0.5}),
+    "norm": ("norm_attention", {}),
+    "norm elu plain": ("norm_attention", {"activation": "elu", "lrpe": False, "bias": False}),
+    "diag softmax": ("diag_attention", {"block_size": 7}),
+    "diag relu": ("diag_attention", {"block_size": 5, "kind": "relu"}),
     "delta": ("delta_net", {}),
     "delta gate bias": (
         "delta_net",
@@ -228,7 +248,11 @@ def test_lower_precision_layers_run_and_agree(mixer, x, dtype):
 
 def test_compiled_mixer_equals_the_eager_one(x):
     torch._dynamo.reset()
-    for layer in (LightningAttention(WIDTH, HEADS, decay="token"), SoftmaxAttention(WIDTH, HEADS)):
+    for layer in (
+        LightningAttention(WIDTH, HEADS, decay="token"),
+        SoftmaxAttention(WIDTH, HEADS),
+        TokenFormerAttention(WIDTH, HEADS),
+    ):
         layer = layer.double()
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         mask = torch.ones(2, TIME, dtype=torch.bool)

@@ -55,12 +55,20 @@ def test_half_precision_input_keeps_its_dtype_and_float32_statistics(name, dtype
     assert torch.equal(y, x.sign())
 
 
-@pytest.mark.parametrize("name", ["srmsnorm", "rmsnorm", "layernorm"])
+@pytest.mark.parametrize("name", ["srmsnorm", "rmsnorm", "layernorm", "plain_layernorm"])
 def test_norms_keep_the_dtype_of_the_residual_stream_under_autocast(name):
     norm = make_norm(name, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert norm(torch.randn(2, 8)).dtype == torch.float32
         assert norm(torch.randn(2, 8).bfloat16()).dtype == torch.bfloat16
+
+
+def test_plain_layernorm_centres_and_scales_without_parameters(x):
+    norm = make_norm("plain_layernorm", 24)
+    assert not list(norm.parameters())
+    centred = x - x.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), expected, **TOLERANCE)
 
 
 def test_srmsnorm_gradient_is_that_of_its_formula():

@@ -30,6 +30,29 @@ def test_scores_depend_on_the_distance_alone():
     assert (score(9, 4) - score(9, 5)).abs() > 1e-3
 
 
+def test_the_rest_of_a_head_passes_as_it_is():
+    x = torch.randn(2, 5, 3, 10)
+    positions = torch.arange(5).expand(2, -1)
+    turned = apply_rotary(x, positions, rotary_dim=6)
+    assert torch.equal(turned[..., 6:], x[..., 6:])
+    assert torch.equal(turned[..., :6], apply_rotary(x[..., :6], positions))
+    assert torch.equal(apply_rotary(x, positions, rotary_dim=0), x)
+
+
+def test_pairs_across_halves_are_neighbouring_pairs_in_another_order():
+    x = torch.randn(2, 5, 3, 8)
+    positions = torch.arange(5).expand(2, -1)
+    halves = apply_rotary(x, positions, interleaved=False)
+    order = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
+    assert torch.equal(halves[..., order], apply_rotary(x[..., order], positions))
+
+
+@pytest.mark.parametrize("rotary_dim", [3, 10, -2])
+def test_turned_widths_that_do_not_fit_are_refused(rotary_dim):
+    with pytest.raises(ValueError, match=rf"rotary_dim must be even and in 0..8, got {rotary_dim}"):
+        apply_rotary(torch.zeros(1, 1, 1, 8), torch.zeros(1, 1), rotary_dim=rotary_dim)
+
+
 def test_odd_head_width_is_refused():
     with pytest.raises(ValueError, match="must be even for rotary positions, got 7"):
         apply_rotary(torch.zeros(1, 1, 1, 7), torch.zeros(1, 1))

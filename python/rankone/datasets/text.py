@@ -62,14 +62,7 @@ def python_docs(*, validation_fraction: float = 0.1, random_state: int = 0) -> T
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction must be in (0, 1), got {validation_fraction}")
-    try:
-        from pydoc_data.topics import topics
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "python_docs reads pydoc_data.topics of the standard library, which this Python lacks; "
-            "some Linux distributions package it apart (libpython3-stdlib or python3-doc)"
-        ) from error
-
+    topics = _topics("python_docs")
     texts = _distinct_paragraphs(topics)
     total = sum(len(text) for text in texts)
     validation: set[int] = set()
@@ -86,6 +79,61 @@ def python_docs(*, validation_fraction: float = 0.1, random_state: int = 0) -> T
         licence="PSF-2.0",
         version=platform.python_version(),
     )
+
+
+def python_topics(
+    *, separator: str = "\n\n", ascii_only: bool = True, validation_fraction: float = 0.1
+) -> TextDataset:
+    """Every topic of the Python language reference as it stands, joined in the order of names.
+
+    Several topics contain others word for word, so the validation text, the last part, repeats
+    paragraphs that were learnt; :func:`python_docs` keeps every paragraph once.
+
+    Args:
+        separator: between two topics.
+        ascii_only: put "?" for every character outside ASCII, so that a byte is a character.
+        validation_fraction: share of the characters to hold out, between 0 and 1.
+
+    Returns:
+        :class:`TextDataset`, in UTF-8; with Python 3.11 and the default options 465126 characters,
+        of which 94 differ.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1).
+        ModuleNotFoundError: if this Python was installed without ``pydoc_data``.
+
+    Example:
+        >>> from rankone.datasets.text import python_topics
+        >>> docs = python_topics()
+        >>> len(docs.train) // len(docs.validation)
+        8
+    """
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction must be in (0, 1), got {validation_fraction}")
+    topics = _topics("python_topics")
+    text = separator.join(topics[name] for name in sorted(topics))
+    if ascii_only:
+        text = text.encode("ascii", errors="replace").decode("ascii")
+    end = int((1 - validation_fraction) * len(text))
+    return TextDataset(
+        name="Python language reference, all topics",
+        train=text[:end].encode(),
+        validation=text[end:].encode(),
+        source="pydoc_data.topics of the Python standard library",
+        licence="PSF-2.0",
+        version=platform.python_version(),
+    )
+
+
+def _topics(reader: str) -> dict[str, str]:
+    try:
+        from pydoc_data.topics import topics
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{reader} reads pydoc_data.topics of the standard library, which this Python lacks; "
+            "some Linux distributions package it apart (libpython3-stdlib or python3-doc)"
+        ) from error
+    return topics
 
 
 def _distinct_paragraphs(topics: dict[str, str]) -> list[bytes]:

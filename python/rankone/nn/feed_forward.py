@@ -1,11 +1,14 @@
-"""Gated feed-forward blocks: down(activation(gate(x)) * up(x))."""
+"""Feed-forward blocks: down(activation(gate(x)) * up(x)), and their choice by name."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankone.nn.activations import activation_function
+from rankone.nn.pattention import Pattention
 
 
 def rounded_width(dim: int, ratio: int = 4) -> int:
@@ -114,14 +117,17 @@ def make_feed_forward(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> GLU:
-    """The bias-free feed-forward block called ``name``, of :class:`SwiGLU`'s width by default.
+    **options: Any,
+) -> nn.Module:
+    """The bias-free feed-forward block called ``name``.
 
     Args:
-        name: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` (sigmoid gate) or ``"bilinear"``
-            (no activation).
+        name: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` (sigmoid gate), ``"bilinear"``
+            (no activation), or ``"pattention"``.
         dim: width of the input and the output.
-        hidden: inner width.
+        hidden: inner width, by default that of :class:`SwiGLU`; or number of tokens, by default
+            4 * dim.
+        options: further options of :class:`GLU` or :class:`rankone.nn.Pattention`.
 
     Raises:
         ValueError: for an unknown name.
@@ -131,13 +137,17 @@ def make_feed_forward(
         >>> make_feed_forward("bilinear", 96).activation
         'identity'
     """
+    if name == "pattention":
+        tokens = 4 * dim if hidden is None else hidden
+        return Pattention(dim, dim, tokens, device=device, dtype=dtype, **options)
     if name not in FEED_FORWARDS:
-        raise ValueError(f"feed_forward must be one of {sorted(FEED_FORWARDS)}, got {name!r}")
+        names = sorted([*FEED_FORWARDS, "pattention"])
+        raise ValueError(f"feed_forward must be one of {names}, got {name!r}")
     return GLU(
         dim,
         rounded_width(dim) if hidden is None else hidden,
         activation=FEED_FORWARDS[name],
-        bias=False,
         device=device,
         dtype=dtype,
+        **{"bias": False, **options},
     )

@@ -5,7 +5,8 @@ With linear attention every step costs the same time and memory however long the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ def generate(
     eos: int | None = None,
     attention_mask: Tensor | None = None,
     random_state: int | torch.Generator | None = None,
+    prompt_options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Continue prompts token by token.
 
@@ -92,6 +94,7 @@ def generate(
             left or right; each needs at least one token.
         random_state: seed, or a generator on the device of ``prompt``; None draws from torch's
             global generator.
+        prompt_options: further arguments of the model's ``hidden_states`` for the prompt.
 
     Returns:
         (batch, time + new) int64: the prompt, padding included, then the new tokens.
@@ -123,7 +126,9 @@ def generate(
     texts = [prompt.to(torch.int64)]
     if max_new_tokens == 0:
         return texts[0]
-    hidden, state = model.hidden_states(prompt, attention_mask=attention_mask, return_state=True)
+    hidden, state = model.hidden_states(
+        prompt, attention_mask=attention_mask, return_state=True, **(prompt_options or {})
+    )
     if mask is None:
         hidden = hidden[:, -1]
     else:

@@ -15,17 +15,14 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rankone._files import write_whole
+from rankone._model_files import read_model, write_model
 from rankone.nn.feed_forward import make_feed_forward
 from rankone.nn.generation import generate
 from rankone.nn.grouped_linear import GroupedLinear
@@ -86,12 +83,17 @@ class Block(nn.Module):
         mixer: nn.Module,
         feed_forward_norm: nn.Module | None = None,
         feed_forward: nn.Module | None = None,
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.mixer_norm = mixer_norm
         self.mixer = mixer
         self.feed_forward_norm = feed_forward_norm
         self.feed_forward = feed_forward
+        self.dropout = dropout
 
     def forward(
         self,
@@ -112,16 +114,19 @@ class Block(nn.Module):
         )
         mixed, *results = mixed if return_state or routes else (mixed,)
         state = results[0] if return_state else None
-        return self._feed_forward(x + mixed), state, results[-1] if routes else None
+        return self._feed_forward(x + self._dropped(mixed)), state, results[-1] if routes else None
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         mixed, state = self.mixer.step(self.mixer_norm(x), state)
-        return self._feed_forward(x + mixed), state
+        return self._feed_forward(x + self._dropped(mixed)), state
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         if self.feed_forward is None or self.feed_forward_norm is None:
             return x
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        return x + self._dropped(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class LanguageModel(nn.Module):
@@ -173,20 +178,32 @@ class LanguageModel(nn.Module):
 
         self.embedding = nn.Embedding(config.vocab_size, width, **placement)
 
-        def norm() -> nn.Module:
-            return make_norm(config.norm, width, config.norm_eps, **placement)
+        def norm(name: str = config.norm) -> nn.Module:
+            return make_norm(name, width, config.norm_eps, **placement)
+
+        self.embedding_norm = norm() if config.embedding_norm else None
 
         def feed_forward() -> tuple[nn.Module, ...]:
             if config.feed_forward is None:
                 return ()
-            inner = config.intermediate_size
-            return norm(), make_feed_forward(config.feed_forward, width, inner, **placement)
+            return norm(), make_feed_forward(
+                config.feed_forward,
+                width,
+                config.intermediate_size,
+                **placement,
+                **config.feed_forward_kwargs,
+            )
 
         self.blocks = nn.ModuleList(
-            Block(norm(), _layer_mixer(choice, config, layer, placement), *feed_forward())
+            Block(
+                norm(),
+                _layer_mixer(choice, config, layer, placement),
+                *feed_forward(),
+                dropout=config.dropout,
+            )
             for layer in range(config.num_layers)
         )
-        self.norm = norm()
+        self.norm = norm(config.final_norm or config.norm)
         if config.tie_embeddings:
             self.head = None
         else:
@@ -198,8 +215,8 @@ class LanguageModel(nn.Module):
         """Draw embedding and linear weights anew: N(0, s), biases 0.
 
         s is the configuration's ``initializer_range``; the maps that write to the residual stream,
-        ``o_proj`` and ``down_proj``, have s / sqrt(2 * num_layers), so that the stream's variance
-        does not grow with depth (as GPT-2).
+        ``o_proj``, ``out_proj`` and ``down_proj``, have s / sqrt(2 * num_layers), so that the
+        stream's variance does not grow with depth (as GPT-2).
         """
         deviation = self.config.initializer_range
         if deviation is None:
@@ -208,7 +225,7 @@ class LanguageModel(nn.Module):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=deviation)
             elif isinstance(module, (nn.Linear, GroupedLinear)):
-                residual = name.rsplit(".", 1)[-1] in ("o_proj", "down_proj")
+                residual = name.rsplit(".", 1)[-1] in ("o_proj", "out_proj", "down_proj")
                 depth = math.sqrt(2 * self.config.num_layers) if residual else 1.0
                 nn.init.normal_(module.weight, std=deviation / depth)
                 if isinstance(module, nn.Linear) and module.bias is not None:
@@ -250,7 +267,7 @@ class LanguageModel(nn.Module):
         aux_loss = self._balance_loss(routers, tokens, attention_mask)
         loss = cross_entropy = None
         if labels is not None:
-            cross_entropy = _next_token_loss(logits, labels, tokens, attention_mask, cu_seqlens)
+            cross_entropy = next_token_loss(logits, labels, tokens, attention_mask, cu_seqlens)
             loss = cross_entropy
             if aux_loss is not None:
                 loss = loss + self.config.aux_loss_scale * aux_loss.to(loss.dtype)
@@ -292,7 +309,7 @@ class LanguageModel(nn.Module):
         """What :meth:`hidden_states` returns, and every layer's router output."""
         _check_tokens("tokens", tokens, ("batch", "time"))
         states = self._layer_states(state)
-        x = self.embedding(tokens)
+        x = self.embed(tokens)
         recompute = (
             self.config.activation_checkpointing and self.training and torch.is_grad_enabled()
         )
@@ -330,6 +347,15 @@ class LanguageModel(nn.Module):
             mask=None if mask is None else mask.repeat(len(routed), 1),
         )
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(..., hidden_size) input of the first block for (...) tokens."""
+        x = self.embedding(tokens)
+        if self.config.embedding_scale != 1:
+            x = x * self.config.embedding_scale
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocab_size) scores of the next token from normalised hidden states."""
         return F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
@@ -347,7 +373,7 @@ class LanguageModel(nn.Module):
             Logits (batch, vocab_size) of the token after, and the new state.
         """
         _check_tokens("tokens", tokens, ("batch",))
-        x = self.embedding(tokens)
+        x = self.embed(tokens)
         new_states = []
         for block, layer_state in zip(self._blocks, self._layer_states(state), strict=True):
             x, layer_state = block.step(x, layer_state)
@@ -393,9 +419,7 @@ class LanguageModel(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights and configuration to one safetensors file, whole or not at all."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        metadata = {CONFIG_KEY: self.config.to_json()}
-        write_whole(path, safetensors_bytes(tensors, metadata))
+        write_model(path, self.state_dict(), {CONFIG_KEY: self.config.to_json()})
 
     @classmethod
     def load(
@@ -416,13 +440,7 @@ class LanguageModel(nn.Module):
             FileNotFoundError: if there is no such file.
             ValueError: if the file holds no language model of this library.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no model file at {os.fspath(path)}")
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            config = (file.metadata() or {}).get(CONFIG_KEY)
-            if config is None:
-                raise ValueError(f"{os.fspath(path)} does not hold a rankone language model")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config, tensors = read_model(path, CONFIG_KEY, "language model", device=device)
         dtype = tensors["embedding.weight"].dtype
         # A subclass is a configuration with a constructor of its own, and this one holds it all.
         model = cls.__new__(cls)
@@ -497,13 +515,28 @@ def _check_tokens(name: str, tokens: Tensor, layout: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must have shape ({', '.join(layout)}), got {shape_of(tokens)}")
 
 
-def _next_token_loss(
+def next_token_loss(
     logits: Tensor,
     labels: Tensor,
     tokens: Tensor,
     attention_mask: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> Tensor:
+    """Mean nats of :func:`next_token_targets`."""
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(),
+        next_token_targets(labels, tokens, attention_mask, cu_seqlens).flatten(),
+        ignore_index=IGNORED_LABEL,
+    )
+
+
+def next_token_targets(
+    labels: Tensor,
+    tokens: Tensor,
+    attention_mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> Tensor:
+    """``labels[:, 1:]`` with -100 at padding and at the first tokens of packed texts."""
     _check_tokens("labels", labels, ("batch", "time"))
     check_shape("labels", labels, tokens.shape, "batch, time, as tokens")
     if tokens.shape[1] < 2:
@@ -520,8 +553,4 @@ def _next_token_loss(
         first = torch.zeros(tokens.shape[1] + 1, dtype=torch.bool, device=tokens.device)
         first = first.index_fill(0, cu_seqlens.to(torch.int64), True)
         targets = targets.masked_fill(first[:-1], IGNORED_LABEL)
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(),
-        targets[:, 1:].flatten(),
-        ignore_index=IGNORED_LABEL,
-    )
+    return targets[:, 1:]

@@ -24,13 +24,19 @@ class LanguageModelConfig:
         num_heads: heads of every mixer whose options name no other number.
         mixer: a name known to :func:`rankone.nn.register_mixer`, or one a layer.
         mixer_kwargs: options of the mixer, or one mapping a layer.
-        feed_forward: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"`` or ``"bilinear"``; None for
-            blocks of a mixer alone.
-        intermediate_size: inner width of the feed-forward block; default as
-            :class:`rankone.nn.SwiGLU`.
-        norm: ``"rmsnorm"``, ``"srmsnorm"`` or ``"layernorm"``.
+        feed_forward: ``"swiglu"``, ``"geglu"``, ``"reglu"``, ``"glu"``, ``"bilinear"`` or
+            ``"pattention"``; None for blocks of a mixer alone.
+        intermediate_size: inner width of the feed-forward block, or its number of tokens; default
+            as :func:`rankone.nn.make_feed_forward`.
+        feed_forward_kwargs: further options of the feed-forward block.
+        norm: ``"rmsnorm"``, ``"srmsnorm"``, ``"layernorm"`` or ``"plain_layernorm"``.
+        final_norm: the norm before the head, where it is another one.
         norm_eps: of the norms; default that of each.
         tie_embeddings: whether the head is the embedding.
+        embedding_scale: factor on the token embeddings at the input.
+        embedding_norm: whether ``norm`` is applied to them as well.
+        dropout: share of the embedding, and of what mixers and feed-forward blocks add to the
+            residual stream, that is dropped in training.
         initializer_range: standard deviation of initial weights; default
             sqrt(2 / (5 * hidden_size)) (arXiv 1910.05895), 0.023 at width 768.
         activation_checkpointing: recompute every block in the backward pass instead of keeping
@@ -57,9 +63,14 @@ class LanguageModelConfig:
     mixer_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] = field(default_factory=dict)
     feed_forward: str | None = "swiglu"
     intermediate_size: int | None = None
+    feed_forward_kwargs: Mapping[str, Any] = field(default_factory=dict)
     norm: str = "rmsnorm"
+    final_norm: str | None = None
     norm_eps: float | None = None
     tie_embeddings: bool = True
+    embedding_scale: float = 1.0
+    embedding_norm: bool = False
+    dropout: float = 0.0
     initializer_range: float | None = None
     activation_checkpointing: bool = False
     aux_loss_scale: float = 0.01
@@ -68,6 +79,8 @@ class LanguageModelConfig:
     def __post_init__(self) -> None:
         if self.balance not in BALANCES:
             raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -34,8 +34,8 @@ class Mixer(Protocol):
 
     - takes ``(hidden_size, num_heads, *, ...)`` in its constructor and, where it wants them, the
       keywords ``layer_idx``, ``num_layers``, ``device`` and ``dtype``;
-    - names its last linear layer ``o_proj``: a language model scales its initial weights down by
-      the square root of twice the number of layers;
+    - names its last linear layer ``o_proj`` or ``out_proj``: a language model scales its initial
+      weights down by the square root of twice the number of layers;
     - sets ``_no_weight_decay = True`` on parameters with two or more axes that must not decay
       (vectors never do);
     - gives the three methods below, such that reading a text in pieces, in one call, or token by

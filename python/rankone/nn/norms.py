@@ -1,4 +1,4 @@
-"""Normalisation over the last axis: SRMSNorm, RMSNorm, and their choice by name.
+"""Normalisation over the last axis: SRMSNorm, RMSNorm, LayerNorm, and their choice by name.
 
 Statistics are taken in float32 (float64 for float64 input) whatever the input's dtype, and the
 result has the input's dtype, so the layers behave the same under autocast and in half precision.
@@ -103,7 +103,7 @@ class RMSNorm(nn.Module):
         return f"{self.dim}, eps={self.eps}"
 
 
-NORMS = ("srmsnorm", "rmsnorm", "layernorm")
+NORMS = ("srmsnorm", "rmsnorm", "layernorm", "plain_layernorm")
 
 
 def make_norm(
@@ -117,7 +117,8 @@ def make_norm(
     """The normalisation called ``name`` over a last axis of ``dim``.
 
     Args:
-        name: ``"srmsnorm"``, ``"rmsnorm"`` or ``"layernorm"``.
+        name: ``"srmsnorm"``, ``"rmsnorm"``, ``"layernorm"`` or ``"plain_layernorm"`` (without
+            weight and bias).
         dim: size of the last axis.
         eps: of the norm; default that of its class.
 
@@ -136,6 +137,8 @@ def make_norm(
         return RMSNorm(dim, **given, device=device, dtype=dtype)
     if name == "layernorm":
         return LayerNorm(dim, **given, device=device, dtype=dtype)
+    if name == "plain_layernorm":
+        return LayerNorm(dim, **given, elementwise_affine=False)
     raise ValueError(f"norm must be one of {list(NORMS)}, got {name!r}")
 
 

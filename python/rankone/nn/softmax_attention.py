@@ -2,21 +2,31 @@
 
 Scaled dot-product attention with rotary positions, grouped key-value heads and an optional sliding
 window. Its state is a cache of rotated keys, values and their positions: it grows by one entry a
-token, or with a window is a ring, where position p stands in slot p mod window_size. With a window
-a text is read in blocks, each against its own keys and the window before it, in O(time * window).
+token, or with a window is a ring (``window_attention.py``), and a text is read in O(time * window).
 Packed sequences are unpacked into a padded batch and packed again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rankone.nn.mixer import check_heads, check_sequence, check_token, register_mixer
+from rankone.nn.packing import padded_rows
 from rankone.nn.rotary import apply_rotary
+from rankone.nn.window_attention import (
+    banded_attention,
+    causal_attention,
+    masked_attention,
+    real_with_past,
+    ring_after,
+    ring_positions,
+    with_past,
+    write_ring,
+)
 from rankone.ops.checks import check_cu_seqlens_values, check_shape
 
 
@@ -50,10 +60,17 @@ class SoftmaxAttention(nn.Module):
         window_size: a token sees itself and the ``window_size - 1`` tokens before it; None sees
             the whole past.
         rope_base: base of the rotary angles.
+        rotary_pct: share of a head's channels that turn, the first ones, rounded down to an even
+            number.
+        rope_interleaved: whether neighbouring channels turn together; see
+            :func:`rankone.nn.apply_rotary`.
         bias: whether the linear maps have biases.
+        make_projection: called with the widths of its input and output, makes each of the four maps
+            instead of ``torch.nn.Linear``.
 
     Raises:
-        ValueError: for widths and heads that do not fit, or a window below 1.
+        ValueError: for widths and heads that do not fit, a window below 1, or a share outside
+            [0, 1].
 
     Source: arXiv 1706.03762; rotary positions arXiv 2104.09864; grouped heads arXiv 2305.13245.
 
@@ -75,13 +92,18 @@ class SoftmaxAttention(nn.Module):
         num_kv_heads: int | None = None,
         window_size: int | None = None,
         rope_base: float = 10000.0,
+        rotary_pct: float = 1.0,
+        rope_interleaved: bool = True,
         bias: bool = False,
+        make_projection: Callable[[int, int], nn.Module] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         head_dim, num_kv_heads = check_heads(hidden_size, num_heads, head_dim, num_kv_heads)
-        if head_dim % 2:
+        if not 0 <= rotary_pct <= 1:
+            raise ValueError(f"rotary_pct must be in [0, 1], got {rotary_pct}")
+        if head_dim % 2 and rotary_pct == 1:
             raise ValueError(f"head_dim must be even for rotary positions, got {head_dim}")
         if window_size is not None and window_size < 1:
             raise ValueError(f"window_size must be at least 1, got {window_size}")
@@ -91,14 +113,17 @@ class SoftmaxAttention(nn.Module):
         self.head_dim = head_dim
         self.window_size = window_size
         self.rope_base = rope_base
+        self.rotary_dim = int(rotary_pct * head_dim) // 2 * 2
+        self.rope_interleaved = rope_interleaved
 
-        def linear(inputs: int, outputs: int) -> nn.Linear:
+        def linear(inputs: int, outputs: int) -> nn.Module:
             return nn.Linear(inputs, outputs, bias, device=device, dtype=dtype)
 
-        self.q_proj = linear(hidden_size, num_heads * head_dim)
-        self.k_proj = linear(hidden_size, num_kv_heads * head_dim)
-        self.v_proj = linear(hidden_size, num_kv_heads * head_dim)
-        self.o_proj = linear(num_heads * head_dim, hidden_size)
+        project = linear if make_projection is None else make_projection
+        self.q_proj = project(hidden_size, num_heads * head_dim)
+        self.k_proj = project(hidden_size, num_kv_heads * head_dim)
+        self.v_proj = project(hidden_size, num_kv_heads * head_dim)
+        self.o_proj = project(num_heads * head_dim, hidden_size)
 
     def forward(
         self,
@@ -131,7 +156,7 @@ class SoftmaxAttention(nn.Module):
             y, state = self._attend(x, mask, state, return_state)
         else:
             check_cu_seqlens_values(cu_seqlens, x.shape[1])
-            padded, mask, row, column = _unpack(x, cu_seqlens)
+            padded, mask, row, column = padded_rows(x, cu_seqlens)
             y, state = self._attend(padded, mask, state, return_state)
             y = y[row, column][None]
         return (y, cast(AttentionCache, state)) if return_state else y
@@ -153,7 +178,7 @@ class SoftmaxAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> AttentionCache:
         """An empty cache for ``batch_size`` sequences, by default on the layer's device."""
-        weight = self.k_proj.weight
+        weight = next(self.k_proj.parameters())
         device = weight.device if device is None else device
         dtype = weight.dtype if dtype is None else dtype
         number = self.window_size or 0
@@ -204,9 +229,9 @@ class SoftmaxAttention(nn.Module):
             positions = torch.cat([state.positions, positions], dim=1)
 
         if state is None and mask is None:
-            o = _sdpa(q, k, v, None, is_causal=True)
+            o = causal_attention(q, k, v)
         else:
-            o = _sdpa(q, k, v, _visible(query_positions, positions), is_causal=False)
+            o = masked_attention(q, k, v, _visible(query_positions, positions))
         y = self.o_proj(o.flatten(-2))
         if not return_state:
             return y, None
@@ -222,8 +247,17 @@ class SoftmaxAttention(nn.Module):
         q = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
         k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        q = apply_rotary(q, positions, base=self.rope_base)
-        return q, apply_rotary(k, positions, base=self.rope_base), v
+        q, k = (
+            apply_rotary(
+                entries,
+                positions,
+                base=self.rope_base,
+                rotary_dim=self.rotary_dim,
+                interleaved=self.rope_interleaved,
+            )
+            for entries in (q, k)
+        )
+        return q, k, v
 
     def _attend_window(
         self,
@@ -243,25 +277,22 @@ class SoftmaxAttention(nn.Module):
             count = mask.sum(1)
         q, k, v = self._project(x, start[:, None] + torch.arange(time, device=x.device))
         if state is None and not return_state and window >= time:
-            o = _sdpa(q, k, v, None, is_causal=True)
+            o = causal_attention(q, k, v)
         else:
             # The window before the first token in the order of positions, then the tokens.
-            k = torch.cat([_unrolled(state and state.keys, start, window, k), k], dim=1)
-            v = torch.cat([_unrolled(state and state.values, start, window, v), v], dim=1)
-            o = _banded(q, k, v, start, window)
+            k = with_past(state and state.keys, start, window, k)
+            v = with_past(state and state.values, start, window, v)
+            o = banded_attention(q, k, v, real_with_past(start, window, time), window)
         y = self.o_proj(o.flatten(-2))
         if mask is not None:
             y = y.take_along_dim(order.argsort(dim=1)[..., None], dim=1)
         if not return_state:
             return y, None
         length = start + count
-        slot = torch.arange(window, device=x.device)
-        positions = length[:, None] - 1 - (length[:, None] - 1 - slot) % window
-        entry = (positions - start[:, None] + window)[..., None, None]
         return y, AttentionCache(
-            k.take_along_dim(entry, dim=1),
-            v.take_along_dim(entry, dim=1),
-            torch.where(positions >= 0, positions, -1),
+            ring_after(k, start, length, window),
+            ring_after(v, start, length, window),
+            ring_positions(length, window),
             length,
         )
 
@@ -270,14 +301,11 @@ class SoftmaxAttention(nn.Module):
     ) -> tuple[Tensor, AttentionCache]:
         if state is None:
             state = self.init_state(x.shape[0], device=x.device)
-        position = state.length[:, None]
-        q, k, v = self._project(x[:, None], position)
-        slot = torch.arange(cast(int, self.window_size), device=x.device)
-        here = slot == position % slot.shape[0]
-        keys = torch.where(here[..., None, None], k, state.keys.to(k.dtype))
-        values = torch.where(here[..., None, None], v, state.values.to(v.dtype))
-        positions = torch.where(here, position, state.positions)
-        o = _sdpa(q, keys, values, (positions >= 0)[:, None, None], is_causal=False)
+        q, k, v = self._project(x[:, None], state.length[:, None])
+        keys = write_ring(state.keys, state.length, k)
+        values = write_ring(state.values, state.length, v)
+        positions = write_ring(state.positions, state.length, state.length[:, None])
+        o = masked_attention(q, keys, values, (positions >= 0)[:, None, None])
         cache = AttentionCache(keys, values, positions, state.length + 1)
         return self.o_proj(o.flatten(-2))[:, 0], cache
 
@@ -285,6 +313,51 @@ class SoftmaxAttention(nn.Module):
         return (
             f"{self.hidden_size}, {self.num_heads}, head_dim={self.head_dim}, "
             f"num_kv_heads={self.num_kv_heads}, window_size={self.window_size}"
+        )
+
+
+class SlidingWindowAttention(SoftmaxAttention):
+    """Causal softmax attention over the last ``window_size`` tokens, the layer of hybrids.
+
+    A configuration of :class:`SoftmaxAttention`. Reading costs O(time * window_size); the state is
+    a ring of ``window_size`` keys and values.
+
+    Args:
+        hidden_size: width of the input and the output.
+        num_heads: heads, each of the even width hidden_size / num_heads.
+        window_size: a token sees itself and the ``window_size - 1`` tokens before it; None sees
+            the whole past.
+        rope_base: base of the rotary angles.
+
+    Raises:
+        ValueError: for widths and heads that do not fit, or a window below 1.
+
+    Example:
+        >>> import torch
+        >>> from rankone.nn import SlidingWindowAttention
+        >>> layer = SlidingWindowAttention(32, 4, window_size=8)
+        >>> y, state = layer(torch.randn(2, 20, 32), return_state=True)
+        >>> y.shape, state.keys.shape
+        (torch.Size([2, 20, 32]), torch.Size([2, 8, 4, 8]))
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        window_size: int | None,
+        rope_base: float = 10000.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_size,
+            num_heads,
+            window_size=window_size,
+            rope_base=rope_base,
+            device=device,
+            dtype=dtype,
         )
 
 
@@ -299,62 +372,5 @@ def _visible(query_positions: Tensor, positions: Tensor) -> Tensor:
     return (visible | own)[:, None]
 
 
-def _unrolled(ring: Tensor | None, start: Tensor, window: int, like: Tensor) -> Tensor:
-    """The ring's entries in the order of positions start - window to start - 1."""
-    if ring is None:
-        return like.new_zeros(like.shape[0], window, *like.shape[2:])
-    slot = (start[:, None] + torch.arange(window, device=start.device)) % window
-    return ring.to(like.dtype).take_along_dim(slot[..., None, None], dim=1)
-
-
-def _banded(q: Tensor, k: Tensor, v: Tensor, start: Tensor, window: int) -> Tensor:
-    """Attention of (batch, time) queries over the window that ends with their own key.
-
-    ``k`` and ``v`` have ``window`` entries before the first query's own, of which the last
-    ``start`` are real. Blocks of queries see their own keys and the window before them.
-    """
-    batch, time = q.shape[:2]
-    block = max(min(window, time), 1)
-    blocks = max(-(-time // block), 1)
-    padding = (0, 0, 0, 0, 0, blocks * block - time)
-    q = F.pad(q, padding).unflatten(1, (blocks, block)).flatten(0, 1)
-    k, v = (
-        F.pad(entries, padding).unfold(1, window + block, block).movedim(-1, 2).flatten(0, 1)
-        for entries in (k, v)
-    )
-    row = torch.arange(block, device=q.device)[:, None]
-    column = torch.arange(window + block, device=q.device)
-    band = (column > row) & (column <= row + window)
-    first = block * torch.arange(blocks, device=q.device)[:, None]
-    real = first + column >= (window - start)[:, None, None]
-    visible = (band & real[:, :, None]).flatten(0, 1)[:, None]
-    o = _sdpa(q, k, v, visible, is_causal=False)
-    return o.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :time]
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, *, is_causal: bool) -> Tensor:
-    o = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=visible,
-        is_causal=is_causal,
-        enable_gqa=q.shape[2] != k.shape[2],
-    )
-    return o.transpose(1, 2)
-
-
-def _unpack(x: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded (sequences, longest, width), its mask, and row and column of every token."""
-    offsets = cu_seqlens.to(device=x.device, dtype=torch.int64)
-    lengths = offsets.diff()
-    sequences = lengths.shape[0]
-    row = torch.repeat_interleave(lengths, output_size=x.shape[1])
-    column = torch.arange(x.shape[1], device=x.device) - offsets[row]
-    longest = int(lengths.max()) if sequences else 0
-    padded = x.new_zeros(sequences, longest, x.shape[2]).index_put((row, column), x[0])
-    mask = torch.arange(longest, device=x.device) < lengths[:, None]
-    return padded, mask, row, column
-
-
 register_mixer("softmax_attention", SoftmaxAttention)
+register_mixer("sliding_window_attention", SlidingWindowAttention)

@@ -7,6 +7,7 @@ from rankone.ops import fla
 from rankone.ops._causal_conv1d import causal_conv1d, causal_conv1d_step
 from rankone.ops._delta_rule import delta_rule, delta_rule_step
 from rankone.ops._linear_attention import linear_attention, linear_attention_step
+from rankone.ops._mlstm import MLSTMState, mlstm, mlstm_step
 from rankone.ops._permutation_bfs import (
     PermutationBfs,
     perm_apply,
@@ -21,6 +22,7 @@ from rankone.ops._selective_scan_2d import (
     selective_scan_2d,
     selective_scan_2d_step,
 )
+from rankone.ops._slstm import SLSTMState, slstm
 from rankone.ops.decay import decay_slopes
 from rankone.ops.reference import (
     delta_rule_reference,
@@ -29,7 +31,9 @@ from rankone.ops.reference import (
 )
 
 __all__ = [
+    "MLSTMState",
     "PermutationBfs",
+    "SLSTMState",
     "causal_conv1d",
     "causal_conv1d_step",
     "decay_slopes",
@@ -40,6 +44,8 @@ __all__ = [
     "linear_attention",
     "linear_attention_reference",
     "linear_attention_step",
+    "mlstm",
+    "mlstm_step",
     "perm_apply",
     "perm_hash_neighbors",
     "permutation_bfs",
@@ -50,4 +56,5 @@ __all__ = [
     "selective_scan_2d",
     "selective_scan_2d_reference",
     "selective_scan_2d_step",
+    "slstm",
 ]

@@ -139,7 +139,8 @@ def _convolve(extended: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = extended.transpose(1, 2)
     if rows.numel() == 0 or rows.shape[2] < weight.shape[1]:
         # No output, but still a function of the arguments.
-        empty = extended[:, :0] * weight[:, 0]
+        length = max(extended.shape[1] - weight.shape[1] + 1, 0)
+        empty = extended[:, :length] * weight[:, 0]
         return empty if bias is None else empty + bias
     weight = weight.to(rows.dtype)[:, None]
     bias = None if bias is None else bias.to(rows.dtype)
