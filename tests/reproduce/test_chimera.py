@@ -147,10 +147,6 @@ class TestFullMode:
         assert "ETTh2.csv" in horizons.note
         assert records.rows[0][:2] == (2, 4)
 
-    def test_a_series_is_read_without_its_dates(self, tmp_path):
-        (tmp_path / "s.csv").write_text("date,a,b\n2016-07-01 00:00:00,1.5,2\n2016-07-02,3,4\n")
-        assert full.read_series(tmp_path / "s.csv").tolist() == [[1.5, 2.0], [3.0, 4.0]]
-
     def test_it_is_off_in_quick_mode(self):
         assert module.FULL.beyond
         assert not module.QUICK.beyond
@@ -196,25 +192,3 @@ def test_flagged_values_are_held():
     assert bool((x[:, :, 0, 1] == 1).all())
     share = x[:, :, 1:, 1].mean().item()
     assert share == pytest.approx(0.15, abs=4 * (0.15 * 0.85 / 1900) ** 0.5)
-
-
-def test_the_linear_forecaster_is_the_least_squares_one():
-    """Against ordinary least squares with an intercept on the stacked windows."""
-    from rankone.forecast import SeriesWindows
-
-    generator = torch.Generator().manual_seed(0)
-    series = torch.randn(400, 2, generator=generator, dtype=torch.float64).cumsum(0)
-    train, test = SeriesWindows(series[:300], 8, 3), SeriesWindows(series[292:], 8, 3)
-    (x, y), (x_test, y_test) = (
-        module._changes(*windows.take(torch.arange(len(windows)))) for windows in (train, test)
-    )
-    assert bool((x[:, -1] == 0).all())
-    penalty = np.sqrt(1e-3 * len(train)) * np.eye(8)
-    a = x.numpy() - x.numpy().mean(0)
-    b = y.numpy() - y.numpy().mean(0)
-    weight = np.linalg.lstsq(
-        np.concatenate([a, penalty]), np.concatenate([b, np.zeros((8, 3))]), rcond=None
-    )[0]
-    forecast = (x_test.numpy() - x.numpy().mean(0)) @ weight + y.numpy().mean(0)
-    expected = np.square(forecast - y_test.numpy()).mean()
-    assert module._nlinear_error(train, test) == pytest.approx(expected, rel=1e-9)

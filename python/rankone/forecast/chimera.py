@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rankone.forecast.window_forecaster import WindowForecaster
+from rankone.forecast.network_forecaster import NetworkForecaster
 from rankone.nn import Chimera
 
 
-class ChimeraForecaster(WindowForecaster):
+class ChimeraForecaster(NetworkForecaster):
     """Forecasts a multivariate series with :class:`rankone.nn.Chimera`.
 
     Args:
@@ -30,6 +31,7 @@ class ChimeraForecaster(WindowForecaster):
         device: torch device; None is the CPU.
         random_state: of weights and order of windows.
         progress: show a bar on a terminal.
+        checkpoint: file written after every epoch, from which an interrupted fit goes on.
 
     Attributes:
         model_: :class:`rankone.nn.Chimera`.
@@ -76,6 +78,7 @@ class ChimeraForecaster(WindowForecaster):
         device: str | torch.device | None = None,
         random_state: Any = None,
         progress: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.lookback = lookback
         self.horizon = horizon
@@ -101,6 +104,7 @@ class ChimeraForecaster(WindowForecaster):
         self.device = device
         self.random_state = random_state
         self.progress = progress
+        self.checkpoint = checkpoint
 
     def _make_model(self, n_features: int) -> Chimera:
         return Chimera(

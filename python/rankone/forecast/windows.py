@@ -59,46 +59,69 @@ class SeriesWindows:
             yield self.take(index)
 
     def shuffled(
-        self, batch_size: int, generator: torch.Generator, batches: int | None = None
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        batches: int | None = None,
+        *,
+        drop_last: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Whole batches in random order, without the last partial one.
+        """Batches in random order.
 
         Args:
             batch_size: windows a batch; all of them where there are fewer.
             generator: of the order.
             batches: at most so many.
+            drop_last: leave out the last batch where it is a partial one.
         """
         size = min(batch_size, len(self))
         order = torch.randperm(len(self), generator=generator)
-        whole = len(self) // size
-        for number in range(whole if batches is None else min(batches, whole)):
+        count = len(self) // size if drop_last else -(-len(self) // size)
+        for number in range(count if batches is None else min(batches, count)):
             yield self.take(order[number * size : (number + 1) * size])
 
 
 @dataclass(frozen=True)
 class SeriesScaler:
-    """Mean and population standard deviation of each variate; 1 for a constant one.
+    """An affine map of each variate, fitted on the rows of the past alone.
 
     Attributes:
-        mean, scale: (V,).
+        offset: (V,), what is subtracted: the mean, or the least value.
+        scale: (V,), what is divided by: the population standard deviation, or the range; 1 for a
+            variate that does not change.
     """
 
-    mean: np.ndarray
+    offset: np.ndarray
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, series: np.ndarray, enabled: bool = True) -> SeriesScaler:
-        """Of the rows of (T, V), or one that changes nothing."""
-        variates = series.shape[1]
-        if not enabled:
-            return cls(np.zeros(variates), np.ones(variates))
-        mean, scale = series.mean(0), series.std(0)
-        # A constant column has a standard deviation of rounding errors.
-        constant = scale <= 10 * np.finfo(series.dtype).eps * np.abs(mean)
-        return cls(mean, np.where(constant, 1.0, scale))
+    def fit(cls, series: np.ndarray, kind: str | None = "standard") -> SeriesScaler:
+        """Of the rows of (T, V).
 
-    def standardize(self, series: np.ndarray) -> np.ndarray:
-        return (series - self.mean) / self.scale
+        Args:
+            series: (T, V).
+            kind: ``"standard"``, ``"minmax"``, or None for a scaler that changes nothing.
+
+        Raises:
+            ValueError: for another kind.
+        """
+        if kind is None:
+            variates = series.shape[1]
+            return cls(np.zeros(variates), np.ones(variates))
+        if kind == "standard":
+            offset, scale = series.mean(0), series.std(0)
+        elif kind == "minmax":
+            offset, scale = series.min(0), np.ptp(series, axis=0)
+        else:
+            raise ValueError(f"scaler must be 'standard', 'minmax' or None, got {kind!r}")
+        # A constant column has a standard deviation of rounding errors.
+        constant = scale <= 10 * np.finfo(series.dtype).eps * np.abs(offset)
+        return cls(offset, np.where(constant, 1.0, scale))
+
+    def transform(self, series: np.ndarray) -> np.ndarray:
+        """A series, the last axis its variates, in the units of the scaler."""
+        return (series - self.offset) / self.scale
 
     def restore(self, series: np.ndarray) -> np.ndarray:
-        return series * self.scale + self.mean
+        """The inverse of :meth:`transform`."""
+        return series * self.scale + self.offset

@@ -5,7 +5,6 @@ Nothing here is a claim: the paper's numbers depend on settings that it does not
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rankone import _timing
+from rankone.datasets import LONG_HORIZON_FILES, long_horizon_series
 from rankone.nn import Chimera
 from rankone.ops import selective_scan, selective_scan_2d
 from rankone.reproduce import Settings, Table
@@ -23,17 +23,8 @@ from rankone.reproduce import Settings, Table
 if TYPE_CHECKING:
     from rankone.reproduce.chimera import Scale
 
-# File names of the benchmarks, and how their rows are split.
-BENCHMARK_FILES = {
-    "ETTh1.csv": "ett_hour",
-    "ETTh2.csv": "ett_hour",
-    "ETTm1.csv": "ett_minute",
-    "ETTm2.csv": "ett_minute",
-    "electricity.csv": "7:1:2",
-    "exchange_rate.csv": "7:1:2",
-    "traffic.csv": "7:1:2",
-    "weather.csv": "7:1:2",
-}
+# All of the nine but ILI, whose training rows are fewer than the longest lookback.
+BENCHMARKS = tuple(name for name in LONG_HORIZON_FILES if name != "ILI")
 CLASSIFICATION_FILE = "ptbxl.npz"
 
 
@@ -48,25 +39,17 @@ def full_tables(settings: Settings, scale: Scale) -> list[Table]:
     return tables
 
 
-def read_series(path: Path) -> np.ndarray:
-    """(T, V) of a CSV file whose first column is the date and whose first row is the header."""
-    with path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    return np.array([[float(cell) for cell in row[1:]] for row in rows])
-
-
 def long_horizon_table(settings: Settings, scale: Scale, folder: Path) -> Table:
     """Test errors on the benchmark files that are in a folder."""
-    from rankone.forecast import ChimeraForecaster
-    from rankone.forecast.protocol import split_series
+    from rankone.forecast import ChimeraForecaster, evaluate_long_horizon
 
-    found = [name for name in BENCHMARK_FILES if (folder / name).is_file()]
+    files = {name: LONG_HORIZON_FILES[name][0] for name in BENCHMARKS}
+    found = [name for name, file in files.items() if (folder / file).is_file()]
     rows = []
     for name in found:
-        series = read_series(folder / name)
+        series = long_horizon_series(folder, name)
         for lookback in scale.lookbacks:
             for horizon in scale.horizons:
-                blocks = split_series(series, lookback, BENCHMARK_FILES[name])
                 forecaster = ChimeraForecaster(
                     lookback,
                     horizon,
@@ -77,13 +60,17 @@ def long_horizon_table(settings: Settings, scale: Scale, folder: Path) -> Table:
                     device=settings.device,
                     random_state=settings.random_state,
                     progress=settings.progress,
-                ).fit(blocks.train, blocks.validation)
-                error = -forecaster.score(blocks.test)
-                rows.append((name, lookback, horizon, error, forecaster.history_.seconds))
-    missing = [name for name in BENCHMARK_FILES if name not in found]
+                )
+                errors = evaluate_long_horizon(
+                    forecaster, series, lookback, horizon, LONG_HORIZON_FILES[name][1]
+                )
+                repeated = errors["baselines"]["repeat"]["mse"]
+                seconds = forecaster.history_.seconds
+                rows.append((files[name], lookback, horizon, errors["mse"], repeated, seconds))
+    missing = [file for name, file in files.items() if name not in found]
     return Table(
         title="Long-horizon benchmarks",
-        columns=("file", "lookback", "horizon", "test error", "seconds"),
+        columns=("file", "lookback", "horizon", "test error", "repeat", "seconds"),
         rows=tuple(rows),
         note="Mean squared error on standardised data over every window of the test block. "
         + (f"Not in the folder: {', '.join(missing)}." if missing else ""),

@@ -42,6 +42,9 @@ _FOLLOWS, _NOISE = 0.95, 0.3
 _BAYES_ERROR = _NOISE**2
 _BURN_IN = 8
 
+# Penalty of the least-squares weights on the hourly traffic, for each row.
+_LINEAR_PENALTY = 1e-3
+
 # Discrete transitions and vectors of the rank claim.
 _TRANSITIONS = (0.6, 0.3, 0.4, 0.5)
 _VECTORS = (1.2, 0.7, 0.9, -1.1)
@@ -450,11 +453,8 @@ def _traffic(settings: Settings, scale: Scale) -> Table:
         dataset = hourly_traffic()
     except ModuleNotFoundError as error:
         return Table(title, columns, (), note=f"Not measured: {error}.")
-    from rankone.forecast import ChimeraForecaster
-    from rankone.forecast.protocol import split_series
-    from rankone.forecast.windows import SeriesWindows
+    from rankone.forecast import ChimeraForecaster, LinearForecaster, evaluate_long_horizon
 
-    blocks = split_series(dataset.values, scale.lookback)
     forecaster = ChimeraForecaster(
         scale.lookback,
         scale.horizon,
@@ -468,55 +468,30 @@ def _traffic(settings: Settings, scale: Scale) -> Table:
         device=settings.device,
         random_state=settings.random_state,
         progress=settings.progress,
-    ).fit(blocks.train, blocks.validation)
-    standardized = {
-        name: torch.from_numpy((part - forecaster.scaler_mean_) / forecaster.scaler_scale_)
-        for name, part in (("train", blocks.train), ("test", blocks.test))
-    }
-    windows = {
-        name: SeriesWindows(part, scale.lookback, scale.horizon)
-        for name, part in standardized.items()
-    }
-    lookbacks, targets = windows["test"].take(torch.arange(len(windows["test"])))
-    repeated = (targets - lookbacks[:, -1:]).square().mean()
+    )
+    linear = LinearForecaster(
+        scale.lookback,
+        scale.horizon,
+        "nlinear",
+        solver="lstsq",
+        alpha=_LINEAR_PENALTY * len(dataset.values),
+    )
+    windows = (dataset.values, scale.lookback, scale.horizon)
+    chimera = evaluate_long_horizon(forecaster, *windows)
+    nlinear = evaluate_long_horizon(linear, *windows)
+    repeated = chimera["baselines"]["repeat"]
     return Table(
         title=title,
         columns=columns,
         rows=(
-            ("Chimera", -forecaster.score(blocks.test), forecaster.history_.seconds),
-            ("NLinear, least squares", _nlinear_error(windows["train"], windows["test"]), None),
-            ("repeat the last hour", float(repeated), None),
+            ("Chimera", chimera["mse"], forecaster.history_.seconds),
+            ("NLinear, least squares", nlinear["mse"], linear.history_.seconds),
+            ("repeat the last hour", repeated["mse"], None),
         ),
         note=f"{', '.join(dataset.columns)} of {dataset.name} ({dataset.version}, "
         f"{dataset.licence}), standardised; mean over windows, hours and variates of the last 20 "
         f"percent of {len(dataset.values)} hours. Chimera: one block, width {scale.traffic_width}, "
         f"{forecaster.history_.best_epoch} epochs. No claim of a win is made.",
-    )
-
-
-def _nlinear_error(train: Any, test: Any) -> float:
-    """Test error of y - x_L = W (x - x_L) + b with the least-squares W, lightly penalised.
-
-    One map for all variates; the mean of inputs and targets, which the intercept takes, is
-    subtracted first.
-    """
-    (inputs, changes), (tested, wanted) = (
-        _changes(*windows.take(torch.arange(len(windows)))) for windows in (train, test)
-    )
-    offset, shift = inputs.mean(0), changes.mean(0)
-    centred = inputs - offset
-    gram = centred.T @ centred
-    gram += 1e-3 * len(train) * torch.eye(len(gram), dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, centred.T @ (changes - shift))
-    forecast = (tested - offset) @ weight + shift
-    return float((forecast - wanted).square().mean())
-
-
-def _changes(lookbacks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Windows relative to their last value, a row a window and variate."""
-    last = lookbacks[:, -1:]
-    return tuple(  # type: ignore[return-value]
-        (part - last).transpose(1, 2).flatten(0, 1) for part in (lookbacks, targets)
     )
 
 
