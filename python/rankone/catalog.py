@@ -118,6 +118,91 @@ _METHODS = (
         family="delta_rule",
     ),
     Method(
+        slug="tokenformer",
+        title="Transformers of parameter tokens that grow while trained",
+        paper=Paper(
+            "TokenFormer: Rethinking Transformer Scaling with Tokenized Model Parameters",
+            "2410.23168",
+        ),
+        field="sequence models",
+        entry_points=(
+            "rankone.nn.Pattention",
+            "rankone.nn.TokenFormer",
+            "rankone.nn.functional.pattention",
+        ),
+    ),
+    Method(
+        slug="transnormer",
+        title="Normalised linear attention over block-diagonal attention",
+        paper=Paper("The Devil in Linear Transformer", "2210.10340"),
+        field="sequence models",
+        entry_points=(
+            "rankone.nn.TransNormerLM",
+            "rankone.nn.TransNormer",
+            "rankone.nn.NormAttention",
+            "rankone.nn.DiagAttention",
+            "rankone.nn.LRPE",
+            "rankone.nn.local_attention_mass",
+            "rankone.nn.attention_gradient_bound",
+        ),
+        family="linear_attention",
+    ),
+    Method(
+        slug="bio-xlstm",
+        title="xLSTM sequence models for DNA, proteins and small molecules",
+        paper=Paper(
+            "Bio-xLSTM: Generative modeling, representation and in-context learning of biological "
+            "and chemical sequences",
+            "2411.04165",
+        ),
+        field="sequence models",
+        entry_points=(
+            "rankone.nn.XLSTMLM",
+            "rankone.nn.MLSTMBlock",
+            "rankone.nn.SLSTMBlock",
+            "rankone.nn.bio.DNATokenizer",
+            "rankone.ops.mlstm",
+            "rankone.ops.mlstm_step",
+            "rankone.ops.slstm",
+        ),
+        family="linear_attention",
+        extra="data",
+    ),
+    Method(
+        slug="hedgehog",
+        title="Linear attention with learned feature maps that mimic softmax, and conversion to it",
+        paper=Paper(
+            "The Hedgehog & the Porcupine: Expressive Linear Attentions with Softmax Mimicry",
+            "2402.04347",
+        ),
+        field="sequence models",
+        entry_points=(
+            "rankone.nn.convert.to_hedgehog",
+            "rankone.nn.convert.distill_attention",
+            "rankone.nn.HedgehogAttention",
+            "rankone.nn.HedgehogFeatureMap",
+        ),
+        family="linear_attention",
+        extra="convert",
+    ),
+    Method(
+        slug="liger",
+        title="Pretrained decoders as gated recurrent models, without new parameters",
+        paper=Paper(
+            "Liger: Linearizing Large Language Models to Gated Recurrent Structures", "2503.01496"
+        ),
+        field="sequence models",
+        entry_points=(
+            "rankone.nn.convert.to_liger",
+            "rankone.nn.convert.liger_gate",
+            "rankone.nn.convert.add_lora",
+            "rankone.nn.LigerAttention",
+            "rankone.nn.sliding_window_attention",
+        ),
+        family="linear_attention",
+        extra="convert",
+    ),
+    Method(
         slug="cayley-growth",
         title="Growth, diameters and path finding on Cayley graphs",
         paper=Paper(
@@ -145,7 +230,7 @@ _METHODS = (
             "Space Models",
             "2406.04320",
         ),
-        field="time series",
+        field="forecasting",
         entry_points=(
             "rankone.ops.selective_scan_2d",
             "rankone.ops.selective_scan_2d_step",
@@ -160,6 +245,53 @@ _METHODS = (
         ),
         family="selective_scan_2d",
         extra="forecast",
+    ),
+    Method(
+        slug="ltsf-linear",
+        title="Linear long-horizon forecasters and their protocol",
+        paper=Paper("Are Transformers Effective for Time Series Forecasting?", "2205.13504"),
+        field="forecasting",
+        entry_points=(
+            "rankone.forecast.LinearForecaster",
+            "rankone.forecast.evaluate_long_horizon",
+            "rankone.forecast.RepeatForecaster",
+            "rankone.forecast.SeasonalNaiveForecaster",
+            "rankone.nn.LinearForecast",
+            "rankone.nn.SeriesDecomposition",
+        ),
+        extra="forecast",
+    ),
+    Method(
+        slug="sp500-lstm",
+        title="Price forecasts with ARIMA and LSTM against the naive forecast",
+        paper=Paper("Forecasting S&P 500 Using LSTM Models", "2501.17366"),
+        field="forecasting",
+        entry_points=(
+            "rankone.forecast.LSTMForecaster",
+            "rankone.forecast.ARIMAForecaster",
+            "rankone.forecast.NaiveForecaster",
+            "rankone.forecast.walk_forward_evaluate",
+            "rankone.forecast.technical_indicators",
+            "rankone.stats.diebold_mariano",
+        ),
+        extra="forecast",
+    ),
+    Method(
+        slug="hyperspectral-sr",
+        title="Unregistered hyperspectral super-resolution with a shared Dirichlet encoder",
+        paper=Paper(
+            "Unsupervised and Unregistered Hyperspectral Image Super-Resolution with Mutual "
+            "Dirichlet-Net",
+            "1904.12175",
+        ),
+        field="imaging",
+        entry_points=(
+            "rankone.imaging.DirichletSpectralFusion",
+            "rankone.imaging.LinearSpectralRegression",
+            "rankone.imaging.simulate_scene",
+            "rankone.nn.DirichletEncoder",
+        ),
+        extra="imaging",
     ),
     Method(
         slug="sparse-random-support",
@@ -303,6 +435,262 @@ _METHODS = (
             "rankone.stats.batting.build_innings_table",
             "rankone.stats.batting.effective_runs",
         ),
+        extra="stats",
+    ),
+    Method(
+        slug="debiased-predictions",
+        title="Undoing the shrinkage of predicted outcomes before a causal analysis",
+        paper=Paper(
+            "Debiasing Machine Learning Predictions for Causal Inference Without Additional Ground "
+            "Truth Data: 'One Map, Many Trials' in Satellite-Driven Poverty Analysis",
+            "2508.01341",
+        ),
+        field="causal inference",
+        entry_points=(
+            "rankone.causal.TweedieDebiaser",
+            "rankone.causal.LinearCalibrationDebiaser",
+            "rankone.causal.debiased_ate",
+            "rankone.causal.compare_debiasers",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="approximate-invariance",
+        title="Approximately invariant representations with guarantees on unseen interventions",
+        paper=Paper("PAC Generalization via Invariant Representations", "2205.15196"),
+        field="causal inference",
+        entry_points=(
+            "rankone.causal.ApproximateInvariantRegressor",
+            "rankone.causal.approximate_invariance.LinearSEM",
+            "rankone.causal.approximate_invariance.InterventionFamily",
+            "rankone.causal.approximate_invariance.pac_violation_bound",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="rep4ex",
+        title="Effects of unseen interventions through an identified representation",
+        paper=Paper("Identifying Representations for Intervention Extrapolation", "2310.04295"),
+        field="causal inference",
+        entry_points=(
+            "rankone.causal.Rep4Ex",
+            "rankone.causal.ControlFunctionRegressor",
+            "rankone.causal.LinearInvarianceAutoencoder",
+            "rankone.causal.maximum_moment_restriction",
+            "rankone.causal.affine_r2",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="continuous-treatment",
+        title="Dose response with an optimum that depends on covariates",
+        paper=Paper(
+            "Learning Interactions Between Continuous Treatments and Covariates with a "
+            "Semiparametric Model",
+            "2505.03893",
+        ),
+        field="causal inference",
+        entry_points=(
+            "rankone.causal.SemiparametricDoseResponse",
+            "rankone.datasets.warfarin_doses",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="misspecified-sparse-bandit",
+        title="Sparse misspecified linear bandits: candidate elimination, recovery, hard instances",
+        paper=Paper("Does Sparsity Help in Learning Misspecified Linear Bandits?", "2303.16998"),
+        field="reinforcement learning",
+        entry_points=(
+            "rankone.rl.SparseElimination",
+            "rankone.rl.SparseRecovery",
+            "rankone.rl.misspecified_bandit.g_optimal_design",
+        ),
+        extra="rl",
+    ),
+    Method(
+        slug="adversarial-linear-mdp",
+        title="Policy optimisation for adversarial MDPs with linear Q-functions",
+        paper=Paper(
+            "Refined Regret for Adversarial MDPs with Linear Function Approximation", "2301.12942"
+        ),
+        field="reinforcement learning",
+        entry_points=(
+            "rankone.rl.AdversarialPolicyOptimizer",
+            "rankone.rl.envs.LinearMDP",
+            "rankone.rl.adversarial_mdp.log_barrier_ftrl",
+        ),
+        extra="rl",
+    ),
+    Method(
+        slug="horizon-free-exploration",
+        title="Horizon-free reward-free exploration of linear mixture MDPs",
+        paper=Paper(
+            "Optimal Horizon-Free Reward-Free Exploration for Linear Mixture MDPs", "2303.10165"
+        ),
+        field="reinforcement learning",
+        entry_points=(
+            "rankone.rl.HorizonFreeExplorer",
+            "rankone.rl.envs.LinearMixtureMDP",
+            "rankone.rl.reward_free.home_variance",
+            "rankone.rl.planning.backward_induction",
+        ),
+        extra="rl",
+    ),
+    Method(
+        slug="attack-detection",
+        title="Attack detection with a secured quadratic measurement",
+        paper=Paper("Attack Detection in Dynamic Games with Quadratic Measurements", "2510.00241"),
+        field="control",
+        entry_points=(
+            "rankone.control.AttackDetector",
+            "rankone.control.OnlineAttackDetector",
+            "rankone.control.QuadraticObserver",
+            "rankone.control.wild_bootstrap_mmd",
+            "rankone.control.PursuitEvasionGame",
+            "rankone.control.attack_detection.project_quadratic",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="interaction-basis",
+        title="Interaction basis, degeneracy counts and interaction modularity",
+        paper=Paper(
+            "Using Degeneracy in the Loss Landscape for Mechanistic Interpretability", "2405.10927"
+        ),
+        field="interpretability",
+        entry_points=(
+            "rankone.interpret.InteractionBasis",
+            "rankone.interpret.module_sections",
+            "rankone.interpret.interaction_modularity",
+            "rankone.interpret.plot_interaction_graph",
+            "rankone.interpret.parameter_degeneracy",
+            "rankone.interpret.effective_parameter_count",
+            "rankone.interpret.synchronized_groups",
+        ),
+        extra="interpret",
+    ),
+    Method(
+        slug="linear-interpreter",
+        title="Linear interpreters: the affine map a network is at one input",
+        paper=Paper("A Tour of Convolutional Networks Guided by Linear Interpreters", "1908.05168"),
+        field="interpretability",
+        entry_points=(
+            "rankone.interpret.LinearScope",
+            "rankone.interpret.LinearInterpreter",
+            "rankone.interpret.residual_share",
+            "rankone.interpret.localisation",
+        ),
+        extra="interpret",
+    ),
+    Method(
+        slug="causal-abstraction",
+        title="Causal abstraction with linear and non-linear alignment maps",
+        paper=Paper(
+            "The Non-Linear Representation Dilemma: Is Causal Abstraction Enough for "
+            "Mechanistic Interpretability?",
+            "2507.08802",
+        ),
+        field="interpretability",
+        entry_points=(
+            "rankone.interpret.DistributedAlignmentSearch",
+            "rankone.interpret.alignment_ladder",
+            "rankone.interpret.LookupAlignment",
+            "rankone.interpret.HookSite",
+        ),
+        extra="interpret",
+    ),
+    Method(
+        slug="mode-connectivity",
+        title="Linear mode connectivity: barriers, alignment and ridges",
+        paper=Paper("Landscaping Linear Mode Connectivity", "2406.16300"),
+        field="interpretability",
+        entry_points=(
+            "rankone.interpret.linear_path",
+            "rankone.interpret.weight_matching",
+            "rankone.interpret.curvature_barrier",
+            "rankone.interpret.mountainside_ridge",
+        ),
+        extra="interpret",
+    ),
+    Method(
+        slug="accuracy-on-the-curve",
+        title="Subpopulation accuracy curves: the moon shape",
+        paper=Paper(
+            "Accuracy on the Curve: On the Nonlinear Correlation of ML Performance Between "
+            "Data Subpopulations",
+            "2305.02995",
+        ),
+        field="interpretability",
+        entry_points=(
+            "rankone.interpret.MoonShapeAnalysis",
+            "rankone.interpret.subpopulation_accuracies",
+            "rankone.interpret.default_model_zoo",
+            "rankone.interpret.spurious_mixture",
+            "rankone.interpret.gaussian_frontier",
+        ),
+        extra="interpret",
+    ),
+    Method(
+        slug="exact-permutation-learning",
+        title="Exact learning of bit permutations by network ensembles",
+        paper=Paper(
+            "Exact Learning of Permutations for Nonzero Binary Inputs with Logarithmic Training "
+            "Size and Quadratic Ensemble Complexity",
+            "2502.16763",
+        ),
+        field="in-context learning",
+        entry_points=(
+            "rankone.icl.ExactPermutationLearner",
+            "rankone.icl.ensemble_complexity",
+            "rankone.icl.ntk_coefficients",
+            "rankone.icl.posterior",
+            "rankone.icl.two_layer_kernels",
+            "rankone.icl.binary_inputs",
+            "rankone.icl.make_permutation_task",
+        ),
+        extra="stats",
+    ),
+    Method(
+        slug="one-step-gradient-descent",
+        title="One layer of linear self-attention and one step of gradient descent",
+        paper=Paper(
+            "One Step of Gradient Descent is Provably the Optimal In-Context Learner with One "
+            "Layer of Linear Self-Attention",
+            "2307.03576",
+        ),
+        field="in-context learning",
+        entry_points=(
+            "rankone.icl.LinearSelfAttention",
+            "rankone.icl.train_lsa",
+            "rankone.icl.optimal_preconditioner",
+            "rankone.icl.optimal_step_size",
+            "rankone.icl.population_loss",
+            "rankone.icl.OneStepGDRegressor",
+            "rankone.icl.make_regression_tasks",
+        ),
+        family="linear_attention",
+        extra="stats",
+    ),
+    Method(
+        slug="in-context-linear-models",
+        title="Which learning algorithm an in-context learner runs on linear models",
+        paper=Paper(
+            "What learning algorithm is in-context learning? Investigations with linear models",
+            "2211.15661",
+        ),
+        field="in-context learning",
+        entry_points=(
+            "rankone.icl.prefix_predictions",
+            "rankone.icl.InContextTransformer",
+            "rankone.icl.train_in_context",
+            "rankone.icl.algorithm_profile",
+            "rankone.icl.probe_hidden_states",
+            "rankone.icl.implicit_weights",
+            "rankone.icl.ConstructedSGD",
+            "rankone.icl.ConstructedRidge",
+        ),
+        family="linear_attention",
         extra="stats",
     ),
 )

@@ -39,6 +39,10 @@ class Affine(OrthonormalBasis):
 
     n_functions, n_dims = 2, 1
 
+    def __repr__(self):
+        # Names of tests come from it, and must be the same in every process.
+        return "Affine()"
+
     def evaluate(self, X):
         return np.column_stack([np.ones(len(X)), X])
 
