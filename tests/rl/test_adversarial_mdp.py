@@ -219,16 +219,28 @@ def test_comparator_is_the_best_of_all_fixed_policies():
     assert each < best
 
 
+class Recording(AdversarialPolicyOptimizer):
+    """Keeps the last trajectory that it learned from."""
+
+    def observe(self, trajectory):
+        self.seen = trajectory
+        super().observe(trajectory)
+
+
 def test_only_the_losses_of_visited_pairs_are_used(env):
-    """Changing losses that no trajectory meets changes nothing that is learned."""
-    model = AdversarialPolicyOptimizer(random_state=0).start(env, 20)
-    trajectory = [(0, 1, 0.2), (1, 2, 0.9), (3, 0, 0.4)]
-    model.observe(trajectory)
-    after = model.policy_.copy()
-    again = AdversarialPolicyOptimizer(random_state=0).start(env, 20)
-    again.observe([(s, a, loss) for s, a, loss in trajectory])
-    assert np.array_equal(after, again.policy_)
-    assert not np.allclose(after, 1 / 3)
+    """Losses that change everywhere but at the visited pairs change nothing that is learned."""
+    weights = np.full((1, 3, 3), 0.5)
+    one = Recording(random_state=0).fit(env, weights)
+    change = np.random.default_rng(0).normal(size=(3, 3))
+    for h, (s, a, _) in enumerate(one.seen):
+        phi = env.features[h, s, a]
+        change[h] -= phi * (change[h] @ phi) / (phi @ phi)
+    other = weights + 0.3 * change / np.abs(change).max()
+    two = Recording(random_state=0).fit(env, other)
+    assert [step[:2] for step in two.seen] == [step[:2] for step in one.seen]
+    assert np.abs(env.losses(other) - env.losses(weights)).max() > 0.05
+    assert np.allclose(two.policy_, one.policy_, rtol=1e-10)
+    assert not np.allclose(one.policy_, 1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,9 @@ class ApproximateInvariantRegressor(RegressorMixin, BaseEstimator):
 
     Example:
         >>> import numpy as np
-        >>> from rankone.causal.approximate_invariance import *
+        >>> from rankone.causal.approximate_invariance import (
+        ...     ApproximateInvariantRegressor, InterventionFamily, LinearSEM, stack_moments
+        ... )
         >>> B = np.zeros((3, 3))
         >>> B[1, 0], B[2, 1] = 1.0, 1.0
         >>> chain = LinearSEM(B, [1, 1, 1], target=1)

@@ -406,9 +406,9 @@ def _coverage_cell(scale: Scale, rng: np.random.Generator) -> tuple[bool, bool]:
     truth = pairs + _SIGMA * rng.normal(size=scale.calibration)
     everything = _predictions("gamma", scale.map_units, rng)
     p, _, A = _trial("gamma", 2 * _UNITS, rng)
-    large, y, B = _trial("gamma", scale.trial_units, rng)
+    # The true effect, from a population large enough to have no error that counts.
+    _, y, B = _trial("gamma", scale.trial_units, rng)
     effect = _contrast(y, B)
-    del large
     covered = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

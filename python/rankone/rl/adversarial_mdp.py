@@ -517,6 +517,7 @@ class AdversarialPolicyOptimizer(BaseEstimator):
         self._env = env
         self._pairs = env.features.reshape(horizon, n_states * n_actions, d)
         self._rng = np.random.default_rng(self.random_state)
+        self._followers = np.cumsum(env.transitions, axis=-1)
         self._cumulative = np.zeros((horizon, n_states, n_actions))
         # One episode, or one action, leaves nothing to tune.
         episodes, actions = max(n_episodes, 2), max(n_actions, 2)
@@ -650,13 +651,12 @@ class AdversarialPolicyOptimizer(BaseEstimator):
         actions = np.empty((count, horizon), dtype=np.int64)
         state = np.full(count, self._env.initial_state)
         choices = np.cumsum(self.policy_, axis=-1)
-        followers = np.cumsum(self._env.transitions, axis=-1)
         draws = self._rng.random((2, horizon, count))
         for h in range(horizon):
             states[:, h] = state
             action = np.sum(draws[0, h][:, None] >= choices[h, state, :-1], axis=1)
             actions[:, h] = action
-            state = np.sum(draws[1, h][:, None] >= followers[h, state, action, :-1], axis=1)
+            state = np.sum(draws[1, h][:, None] >= self._followers[h, state, action, :-1], axis=1)
         return states, actions
 
     def _covariance(self) -> tuple[np.ndarray, np.ndarray]:
