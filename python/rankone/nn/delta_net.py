@@ -19,7 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
+from rankone.distributed import SequenceShard
 from rankone.nn.activations import activation_function
+from rankone.nn.context_parallel import ContextParallel, agree_on_shard, layer_facts, sharded
 from rankone.nn.mixer import check_sequence, check_token, register_mixer
 from rankone.nn.norms import RMSNorm
 from rankone.nn.packing import pack, unpack
@@ -138,14 +141,14 @@ class _DeltaMixer(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("hidden_size", hidden_size), ("num_heads", num_heads)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         if qk_activation not in QK_ACTIVATIONS:
             raise ValueError(
                 f"qk_activation must be one of {sorted(QK_ACTIVATIONS)}, got {qk_activation!r}"
             )
         if qk_norm not in QK_NORMS:
             raise ValueError(f"qk_norm must be one of {list(QK_NORMS)}, got {qk_norm!r}")
+        check_integer("num_v_heads", num_v_heads)
         if num_v_heads < 1 or num_v_heads % num_heads:
             raise ValueError(
                 f"num_v_heads must be a multiple of num_heads, got {num_v_heads} and {num_heads}"
@@ -191,6 +194,7 @@ class _DeltaMixer(nn.Module):
         state: DeltaNetState | None = None,
         return_state: bool = False,
         cu_seqlens: Tensor | None = None,
+        context_parallel: ContextParallel | None = None,
     ) -> Tensor | tuple[Tensor, DeltaNetState]:
         """Mix a batch of sequences.
 
@@ -202,6 +206,10 @@ class _DeltaMixer(nn.Module):
                 sequence; default the start of a sequence.
             return_state: also return the state after the last token.
             cu_seqlens: (sequences + 1,) int32 or int64, starts of packed sequences; batch is 1.
+            context_parallel: process group or one-dimensional ``DeviceMesh`` over which time is
+                cut, one contiguous shard a rank: ``x`` is this rank's, ``state`` and
+                ``cu_seqlens`` are those of the whole on every rank, and so is the state that is
+                returned. No mask.
 
         Returns:
             (batch, time, hidden_size), and with ``return_state`` the :class:`DeltaNetState`.
@@ -209,9 +217,17 @@ class _DeltaMixer(nn.Module):
         Raises:
             ValueError: for an input, mask or state of the wrong shape.
             TypeError: for a mask that is neither boolean nor integer, or another kind of state.
+            DistributedError: with ``context_parallel``, where ranks disagree or one is gone.
         """
-        mask, sequences = check_sequence(x, self.hidden_size, attention_mask, cu_seqlens)
-        self._check_state(state, sequences)
+        if context_parallel is not None:
+            shard = agree_on_shard(
+                x, context_parallel, cu_seqlens, attention_mask,
+                lambda whole: self._checked(x, None, whole, state),
+                layer_facts(self, x, state, return_state),
+            )  # fmt: skip
+            y, new_state = self._mix(x, state, return_state, None, shard)
+            return (y, cast(DeltaNetState, new_state)) if return_state else y
+        mask = self._checked(x, attention_mask, cu_seqlens, state)
         if mask is None:
             y, new_state = self._mix(x, state, return_state, cu_seqlens)
         else:
@@ -275,6 +291,18 @@ class _DeltaMixer(nn.Module):
     def _recurrent_shape(self, sequences: int) -> tuple[int, ...]:
         return (sequences, self.num_v_heads, self.head_k_dim, self.head_v_dim)
 
+    def _checked(
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        state: DeltaNetState | None,
+    ) -> Tensor | None:
+        """The mask as booleans, after checking all of it."""
+        mask, sequences = check_sequence(x, self.hidden_size, attention_mask, cu_seqlens)
+        self._check_state(state, sequences)
+        return mask
+
     def _check_state(self, state: DeltaNetState | None, sequences: int) -> None:
         if state is None:
             return
@@ -297,6 +325,7 @@ class _DeltaMixer(nn.Module):
         state: DeltaNetState | None,
         return_state: bool,
         cu_seqlens: Tensor | None,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, DeltaNetState | None]:
         recurrent, *before = (None,) * 4 if state is None else state
         projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
@@ -310,12 +339,16 @@ class _DeltaMixer(nn.Module):
                 channels, inputs = activation(channels), None
             else:
                 channels, inputs = conv(
-                    channels, state=inputs, return_state=return_state, cu_seqlens=cu_seqlens
+                    channels,
+                    state=inputs,
+                    return_state=return_state,
+                    cu_seqlens=cu_seqlens,
+                    shard=shard,
                 )
             mixed.append(channels)
             after.append(inputs)
         o, recurrent = self._recur(
-            *self._split(*mixed), *self._gates(x), recurrent, return_state, cu_seqlens
+            *self._split(*mixed), *self._gates(x), recurrent, return_state, cu_seqlens, shard
         )
         new_state = None
         if return_state:
@@ -354,8 +387,9 @@ class _DeltaMixer(nn.Module):
         state: Tensor | None,
         return_state: bool,
         cu_seqlens: Tensor | None,
+        shard: SequenceShard | None,
     ) -> tuple[Tensor, Tensor | None]:
-        return delta_rule(
+        return sharded(delta_rule, shard)(
             q,
             k,
             v,
@@ -423,6 +457,7 @@ class DeltaNet(_DeltaMixer):
             bounded with ``"l2"``.
         allow_neg_eigval: write strengths up to 2 instead of 1.
         norm_eps: of the output norm.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.
@@ -461,6 +496,8 @@ class DeltaNet(_DeltaMixer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_integer("hidden_size", hidden_size)
+        check_integer("num_heads", num_heads)
         widths = []
         for name, factor in (("expand_k", expand_k), ("expand_v", expand_v)):
             width = hidden_size * factor
@@ -505,6 +542,7 @@ class GatedDeltaNet(_DeltaMixer):
         conv_bias: whether they have a bias.
         allow_neg_eigval: write strengths up to 2 instead of 1.
         norm_eps: of the output norm.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.
@@ -541,8 +579,7 @@ class GatedDeltaNet(_DeltaMixer):
     ) -> None:
         if decay not in DECAYS:
             raise ValueError(f"decay must be one of {list(DECAYS)}, got {decay!r}")
-        if head_dim < 1:
-            raise ValueError(f"head_dim must be at least 1, got {head_dim}")
+        check_size("head_dim", head_dim)
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(
             hidden_size,

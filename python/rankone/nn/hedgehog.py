@@ -16,6 +16,16 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer
+from rankone.distributed import SequenceShard
+from rankone.nn.context_parallel import (
+    ContextParallel,
+    causal_layer_shard,
+    last_positions,
+    shard_positions,
+    sharded,
+    tokens_before,
+)
 from rankone.nn.feature_maps import HedgehogFeatureMap
 from rankone.nn.lrpe import merge_padding_masks
 from rankone.nn.mixer import check_heads, check_sequence, check_token, register_mixer
@@ -41,6 +51,7 @@ def feature_attention(
     state: tuple[Tensor, Tensor] | None = None,
     return_state: bool = False,
     cu_seqlens: Tensor | None = None,
+    shard: SequenceShard | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Linear attention normalised over the keys, from features of queries and keys.
 
@@ -53,6 +64,7 @@ def feature_attention(
         state: (S (N, Hk, F, V), z (N, Hk, F)) after the tokens before; only when causal.
         return_state: also give the state after the last token.
         cu_seqlens: (N + 1,) offsets of packed sequences; only when causal.
+        shard: where time is cut over ranks, how; states are then those of the whole.
 
     Returns:
         (B, T, H, V) in the dtype of the features, and the state or None.
@@ -71,12 +83,12 @@ def feature_attention(
         k, v = k.masked_fill(padding, 0), v.masked_fill(padding, 0)
     with torch.autocast(q.device.type, enabled=False):
         if q.shape[-1] > MAX_FEATURES:
-            return _wide_attention(q, k, v, causal, state, return_state, cu_seqlens)
-        if causal and q.shape[1] == 1 and cu_seqlens is None:
+            return _wide_attention(q, k, v, causal, state, return_state, cu_seqlens, shard)
+        if causal and q.shape[1] == 1 and cu_seqlens is None and shard is None:
             tokens = q[:, 0], k[:, 0], v[:, 0]
             o, after = linear_attention_step(*tokens, state, normalize=True, eps=NORMALIZER_FLOOR)
             return o[:, None], cast("tuple[Tensor, Tensor]", after) if return_state else None
-        o, after = linear_attention(
+        o, after = sharded(linear_attention, shard)(
             q,
             k,
             v,
@@ -98,6 +110,7 @@ def _wide_attention(
     state: tuple[Tensor, Tensor] | None,
     return_state: bool,
     cu_seqlens: Tensor | None,
+    shard: SequenceShard | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Blocks of features add up, in the weighted values and in the normaliser (a value of 1)."""
     v = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
@@ -108,7 +121,7 @@ def _wide_attention(
     states = []
     blocks = zip(q.split(MAX_FEATURES, -1), k.split(MAX_FEATURES, -1), strict=True)
     for index, (q_block, k_block) in enumerate(blocks):
-        part, after = linear_attention(
+        part, after = sharded(linear_attention, shard)(
             q_block.contiguous(),
             k_block.contiguous(),
             v,
@@ -155,6 +168,7 @@ class HedgehogAttention(nn.Module):
         bias: whether the four linear maps have biases.
         head_dim: width of a head; default dim / num_heads.
         rope_base: base of the rotary angles.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Attributes:
         q_proj, k_proj, v_proj, out_proj: the linear maps.
@@ -195,6 +209,7 @@ class HedgehogAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_integer("dim", dim)
         head_dim, num_kv_heads = check_heads(dim, num_heads, head_dim, num_kv_heads)
         if rotary and head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {head_dim}")
@@ -230,6 +245,7 @@ class HedgehogAttention(nn.Module):
         return_state: bool = False,
         *,
         attention_mask: Tensor | None = None,
+        context_parallel: ContextParallel | None = None,
     ) -> Tensor | tuple[Tensor, HedgehogState]:
         """Mix a batch of sequences.
 
@@ -241,6 +257,11 @@ class HedgehogAttention(nn.Module):
             return_state: also return the state after the last token; only for a causal layer.
             attention_mask: (batch, time), 1 on tokens and 0 on padding, instead of
                 ``key_padding_mask``.
+            context_parallel: process group or one-dimensional ``DeviceMesh`` over which time is
+                cut, one contiguous shard a rank: ``x`` is this rank's, ``state`` and
+                ``cu_seqlens`` are those of the whole on every rank, and so is the state that is
+                returned. Causal
+                layers only, and no mask.
 
         Returns:
             (batch, time, dim), and with ``return_state`` the :class:`HedgehogState`. Outputs at
@@ -250,10 +271,15 @@ class HedgehogAttention(nn.Module):
             ValueError: for an input, mask or state of the wrong shape, or a state of a layer that
                 is not causal.
             TypeError: for a mask or state of the wrong type.
+            DistributedError: with ``context_parallel``, where ranks disagree or one is gone.
         """
         if not self.causal and (state is not None or return_state):
             raise ValueError("state and return_state need a causal layer, got causal=False")
         attention_mask = merge_padding_masks(key_padding_mask, attention_mask, cu_seqlens, x)
+        if context_parallel is not None:
+            return self._mix_shard(
+                x, context_parallel, cu_seqlens, attention_mask, state, return_state
+            )
         mask, sequences = check_sequence(x, self.dim, attention_mask, cu_seqlens)
         self._check_state(state, sequences)
         if cu_seqlens is not None:
@@ -279,6 +305,35 @@ class HedgehogAttention(nn.Module):
             return y
         values, normalizer = cast("tuple[Tensor, Tensor]", after)
         return y, HedgehogState(values, normalizer, length)
+
+    def _mix_shard(
+        self,
+        x: Tensor,
+        context_parallel: ContextParallel,
+        cu_seqlens: Tensor | None,
+        attention_mask: Tensor | None,
+        state: HedgehogState | None,
+        return_state: bool,
+    ) -> Tensor | tuple[Tensor, HedgehogState]:
+        """:meth:`forward` on this rank's part of sequences that are cut along time."""
+        shard = causal_layer_shard(
+            self, x, context_parallel, cu_seqlens, attention_mask, state, return_state
+        )
+        start = tokens_before(shard, x, None if state is None else state.length)
+        q, k, v = self._project(x, shard_positions(shard, start))
+        o, after = feature_attention(
+            self.feature_map_q(q),
+            self.feature_map_k(k),
+            v,
+            state=None if state is None else (state.values, state.normalizer),
+            return_state=return_state,
+            shard=shard,
+        )
+        y = self._output(x, o)
+        if not return_state:
+            return y
+        values, normalizer = cast("tuple[Tensor, Tensor]", after)
+        return y, HedgehogState(values, normalizer, last_positions(shard, start))
 
     def step(self, x: Tensor, state: HedgehogState | None = None) -> tuple[Tensor, HedgehogState]:
         """Mix one token: (batch, dim) after ``state``; gives the output and the new state."""

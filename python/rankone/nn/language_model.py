@@ -12,6 +12,8 @@ joins the model's. Decoding stands in ``generation.py``.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankone._arguments import check_instance
 from rankone._model_files import read_model, write_model
+from rankone.distributed import SequenceShard, fetch_tokens
+from rankone.distributed._shard import all_reduced
+from rankone.nn.context_parallel import ContextParallel, agree_on_shard, takes_context_parallel
 from rankone.nn.feed_forward import make_feed_forward
 from rankone.nn.generation import generate
 from rankone.nn.grouped_linear import GroupedLinear
@@ -37,7 +43,7 @@ from rankone.nn.mixer import (
 )
 from rankone.nn.norms import make_norm
 from rankone.nn.routing import RouterOutput, load_balancing_loss
-from rankone.ops.checks import check_cu_seqlens, check_shape, shape_of
+from rankone.ops.checks import check_cu_seqlens, check_shape, check_tensor, shape_of
 
 # Key of the JSON configuration in the metadata of a saved model.
 CONFIG_KEY = "rankone.language_model"
@@ -102,6 +108,7 @@ class Block(nn.Module):
         return_state: bool,
         attention_mask: Tensor | None,
         cu_seqlens: Tensor | None,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, MixerState, RouterOutput | None]:
         routes = returns_router(self.mixer)
         mixed = self.mixer(
@@ -111,6 +118,7 @@ class Block(nn.Module):
             return_state=return_state,
             cu_seqlens=cu_seqlens,
             **({"return_router": True} if routes else {}),
+            **({} if shard is None else {"context_parallel": shard}),
         )
         mixed, *results = mixed if return_state or routes else (mixed,)
         state = results[0] if return_state else None
@@ -138,6 +146,7 @@ class LanguageModel(nn.Module):
             :class:`rankone.nn.Mixer` says, a callable from the layer's index to a module, or a list
             of names and classes, one a layer. A model whose mixers are not registered is loaded by
             giving the same ``mixer`` to :meth:`load`.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for an unknown mixer, norm or feed-forward block, or a list that does not have
@@ -166,6 +175,7 @@ class LanguageModel(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_instance("config", config, LanguageModelConfig)
         choice = config.mixer if mixer is None else mixer
         if choice is None:
             raise ValueError(
@@ -240,6 +250,7 @@ class LanguageModel(nn.Module):
         return_state: bool = False,
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        context_parallel: ContextParallel | None = None,
     ) -> LanguageModelOutput:
         """Logits of the next token at every position, and the loss where labels are given.
 
@@ -252,6 +263,12 @@ class LanguageModel(nn.Module):
             return_state: also return the state after the last token.
             attention_mask: (batch, time), boolean or integer, 1 on tokens and 0 on padding.
             cu_seqlens: (sequences + 1,) int32 or int64, starts of packed sequences; batch is 1.
+            context_parallel: process group or one-dimensional ``DeviceMesh`` over which time is
+                cut, one contiguous shard a rank: ``tokens``, ``labels`` and the logits are this
+                rank's; ``state`` and ``cu_seqlens`` are those of the whole on every rank, and so
+                is the state that is returned. The mean of the ranks' losses is the loss of the
+                whole, so that the mean of their gradients, which DDP and FSDP take, is its
+                gradient, also where shards differ in length. Every mixer must take it; no mask.
 
         Returns:
             :class:`LanguageModelOutput`.
@@ -259,14 +276,23 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: for tokens, labels, mask or state of the wrong shape.
             TypeError: for tokens or labels that are not integers.
+            DistributedError: with ``context_parallel``, where ranks disagree or one is gone.
         """
+        shard = None
+        if context_parallel is not None:
+            shard = self._shard(
+                tokens, context_parallel, cu_seqlens, attention_mask, state, return_state, labels
+            )
+            cu_seqlens = None
         hidden, new_state, routers = self._read(
-            tokens, state, return_state, attention_mask, cu_seqlens
+            tokens, state, return_state, attention_mask, cu_seqlens, shard
         )
         logits = self.logits(hidden)
         aux_loss = self._balance_loss(routers, tokens, attention_mask)
         loss = cross_entropy = None
-        if labels is not None:
+        if labels is not None and shard is not None:
+            loss = cross_entropy = sharded_next_token_loss(logits, labels, shard)
+        elif labels is not None:
             cross_entropy = next_token_loss(logits, labels, tokens, attention_mask, cu_seqlens)
             loss = cross_entropy
             if aux_loss is not None:
@@ -291,12 +317,58 @@ class LanguageModel(nn.Module):
         return_state: bool = False,
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        context_parallel: ContextParallel | None = None,
     ) -> tuple[Tensor, tuple[MixerState, ...] | None]:
         """Normalised (batch, time, hidden_size) before the head, and the state or None.
 
         Arguments as :meth:`forward`.
         """
-        return self._read(tokens, state, return_state, attention_mask, cu_seqlens)[:2]
+        shard = None
+        if context_parallel is not None:
+            shard = self._shard(
+                tokens, context_parallel, cu_seqlens, attention_mask, state, return_state, None
+            )
+            cu_seqlens = None
+        return self._read(tokens, state, return_state, attention_mask, cu_seqlens, shard)[:2]
+
+    def _shard(
+        self,
+        tokens: Tensor,
+        context_parallel: ContextParallel,
+        cu_seqlens: Tensor | None,
+        attention_mask: Tensor | None,
+        state: Sequence[MixerState] | None,
+        return_state: bool,
+        labels: Tensor | None,
+    ) -> SequenceShard:
+        """How time is cut; agreed once for all layers."""
+
+        def check(whole: Tensor | None) -> None:
+            _check_tokens("tokens", tokens, ("batch", "time"))
+            if whole is not None:
+                check_cu_seqlens(whole, tokens.shape[0])
+            if labels is not None:
+                _check_tokens("labels", labels, ("batch", "time"))
+                check_shape("labels", labels, tokens.shape, "batch, time, as tokens")
+            self._layer_states(state)
+            for layer, block in enumerate(self._blocks):
+                if not takes_context_parallel(block.mixer):
+                    raise ValueError(
+                        "context_parallel needs mixers that can run on a part of time, got "
+                        f"{type(block.mixer).__name__} in layer {layer}"
+                    )
+
+        configuration = hashlib.sha256(self.config.to_json().encode()).hexdigest()
+        facts = {
+            "tokens": f"({tokens.shape[0]}, time)" if isinstance(tokens, Tensor) else None,
+            "configuration": configuration[:16],
+            "labels": labels is not None,
+            "state": state is not None,
+            "return_state": return_state,
+            "gradients": torch.is_grad_enabled(),
+            "training": self.training,
+        }
+        return agree_on_shard(tokens, context_parallel, cu_seqlens, attention_mask, check, facts)
 
     def _read(
         self,
@@ -305,6 +377,7 @@ class LanguageModel(nn.Module):
         return_state: bool,
         attention_mask: Tensor | None,
         cu_seqlens: Tensor | None,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, tuple[MixerState, ...] | None, tuple[RouterOutput | None, ...]]:
         """What :meth:`hidden_states` returns, and every layer's router output."""
         _check_tokens("tokens", tokens, ("batch", "time"))
@@ -315,7 +388,7 @@ class LanguageModel(nn.Module):
         )
         new_states, routers = [], []
         for block, layer_state in zip(self.blocks, states, strict=True):
-            arguments = (x, layer_state, return_state, attention_mask, cu_seqlens)
+            arguments = (x, layer_state, return_state, attention_mask, cu_seqlens, shard)
             if recompute:
                 x, layer_state, router = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -509,6 +582,7 @@ def _layer_mixer(
 
 
 def _check_tokens(name: str, tokens: Tensor, layout: tuple[str, ...]) -> None:
+    check_tensor(name, tokens)
     if tokens.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} must be int32 or int64, got {tokens.dtype}")
     if tokens.ndim != len(layout):
@@ -528,6 +602,28 @@ def next_token_loss(
         next_token_targets(labels, tokens, attention_mask, cu_seqlens).flatten(),
         ignore_index=IGNORED_LABEL,
     )
+
+
+def sharded_next_token_loss(logits: Tensor, labels: Tensor, shard: SequenceShard) -> Tensor:
+    """:func:`next_token_loss` of a whole that is cut over ranks, so that its mean over ranks is it.
+
+    The sum over this rank's tokens, times the number of ranks, over the number of tokens of all.
+    """
+    ends = list(itertools.accumulate(shard.lengths))
+    following = fetch_tokens(labels, shard, [(end, min(end + 1, shard.total)) for end in ends])
+    targets = torch.cat([labels, following], dim=1)[:, 1:].to(torch.int64)
+    logits = logits[:, : targets.shape[1]]
+    first = torch.tensor(shard.begins, device=labels.device) - shard.offset - 1
+    first = first[(first >= 0) & (first < targets.shape[1])]
+    targets = targets.index_fill(1, first, IGNORED_LABEL)
+    count = all_reduced((targets != IGNORED_LABEL).sum(), shard.group)
+    nats = F.cross_entropy(
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=IGNORED_LABEL,
+        reduction="sum",
+    )
+    return nats * (shard.size / count)
 
 
 def next_token_targets(

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
 from rankone.nn.activations import activation_function
+from rankone.nn.context_parallel import ContextParallel, agree_on_shard, layer_facts, sharded
 from rankone.nn.mixer import check_heads, check_sequence, check_token, register_mixer
 from rankone.nn.norms import NORMS, RMSNorm, make_norm
 from rankone.ops import decay_slopes, linear_attention, linear_attention_step
@@ -64,6 +66,7 @@ class LightningAttention(nn.Module):
             ``"headwise_rmsnorm"``.
         scale: factor on the outputs of the attention, before the norm.
         bias: whether the linear maps have biases (the first map of the gate has none).
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for widths and heads that do not fit, or an unknown decay, activation or norm.
@@ -111,8 +114,10 @@ class LightningAttention(nn.Module):
             raise ValueError(f"decay must be one of {list(DECAYS)}, got {decay!r}")
         if norm not in (*NORMS, "headwise_rmsnorm"):
             raise ValueError(f"norm must be one of {[*NORMS, 'headwise_rmsnorm']}, got {norm!r}")
-        if gate_rank is not None and gate_rank < 1:
-            raise ValueError(f"gate_rank must be at least 1, got {gate_rank}")
+        if gate_rank is not None:
+            check_size("gate_rank", gate_rank)
+        check_integer("layer_idx", layer_idx)
+        check_integer("num_layers", num_layers)
         if not 0 <= layer_idx < num_layers:
             raise ValueError(f"layer_idx must be in range({num_layers}), got {layer_idx}")
 
@@ -187,6 +192,7 @@ class LightningAttention(nn.Module):
         state: Tensor | None = None,
         return_state: bool = False,
         cu_seqlens: Tensor | None = None,
+        context_parallel: ContextParallel | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Mix a batch of sequences.
 
@@ -198,6 +204,10 @@ class LightningAttention(nn.Module):
                 zeros.
             return_state: also return the state after the last token.
             cu_seqlens: (sequences + 1,) int32 or int64, starts of packed sequences; batch is 1.
+            context_parallel: process group or one-dimensional ``DeviceMesh`` over which time is
+                cut, one contiguous shard a rank: ``x`` is this rank's, ``state`` and
+                ``cu_seqlens`` are those of the whole on every rank, and so is the state that is
+                returned. No mask.
 
         Returns:
             (batch, time, hidden_size) in the dtype of the projections, and with ``return_state``
@@ -206,9 +216,17 @@ class LightningAttention(nn.Module):
         Raises:
             ValueError: for an input, mask or state of the wrong shape.
             TypeError: for a mask that is neither boolean nor integer.
+            DistributedError: with ``context_parallel``, where ranks disagree or one is gone.
         """
-        mask, sequences = check_sequence(x, self.hidden_size, attention_mask, cu_seqlens)
-        self._check_state(state, sequences)
+        shard = None
+        if context_parallel is not None:
+            shard = agree_on_shard(
+                x, context_parallel, cu_seqlens, attention_mask,
+                lambda whole: self._checked(x, None, whole, state),
+                layer_facts(self, x, state, return_state),
+            )  # fmt: skip
+            cu_seqlens = shard.whole_cu_seqlens
+        mask = self._checked(x, attention_mask, cu_seqlens, state)
         q, k, v, log_decay = self._project(x)
         if mask is not None:
             padding = ~mask[..., None, None]
@@ -219,7 +237,7 @@ class LightningAttention(nn.Module):
                     log_decay = log_decay.expand(*x.shape[:2], -1)
                 padding = padding if log_decay.ndim == 4 else padding[..., 0]
                 log_decay = log_decay.masked_fill(padding, 0)
-        o, final_state = linear_attention(
+        o, final_state = sharded(linear_attention, shard)(
             q,
             k,
             v,
@@ -270,6 +288,18 @@ class LightningAttention(nn.Module):
             dtype = torch.promote_types(weight.dtype, torch.float32)
         shape = (batch_size, self.num_kv_heads, self.head_dim, self.head_dim)
         return torch.zeros(shape, device=weight.device if device is None else device, dtype=dtype)
+
+    def _checked(
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        state: Tensor | None,
+    ) -> Tensor | None:
+        """The mask as booleans, after checking all of it."""
+        mask, sequences = check_sequence(x, self.hidden_size, attention_mask, cu_seqlens)
+        self._check_state(state, sequences)
+        return mask
 
     def _check_state(self, state: Tensor | None, sequences: int) -> None:
         if state is not None:

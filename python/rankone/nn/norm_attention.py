@@ -14,8 +14,17 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from rankone.distributed import SequenceShard
 from rankone.nn.activations import activation_function
-from rankone.nn.lrpe import LRPEAttention
+from rankone.nn.context_parallel import (
+    ContextParallel,
+    causal_layer_shard,
+    last_positions,
+    shard_positions,
+    sharded,
+    tokens_before,
+)
+from rankone.nn.lrpe import LRPEAttention, merge_padding_masks
 from rankone.nn.mixer import register_mixer
 from rankone.nn.packing import offsets_of, padded_rows, sequence_of
 from rankone.ops import linear_attention, linear_attention_step
@@ -54,6 +63,7 @@ class NormAttention(LRPEAttention):
         lrpe: whether queries and keys are encoded by :class:`rankone.nn.LRPE`.
         bias: whether the projections have biases.
         dropout: share of the output that is dropped in training.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for widths and heads that do not fit, or unknown options.
@@ -113,6 +123,7 @@ class NormAttention(LRPEAttention):
         state: NormAttentionState | None = None,
         return_state: bool = False,
         attention_mask: Tensor | None = None,
+        context_parallel: ContextParallel | None = None,
     ) -> Tensor | tuple[Tensor, NormAttentionState]:
         """Mix a batch of sequences.
 
@@ -125,6 +136,11 @@ class NormAttention(LRPEAttention):
             return_state: also return the state after the last token; causal layers only.
             attention_mask: (batch, time), 1 on tokens and 0 on padding, in place of
                 ``key_padding_mask``.
+            context_parallel: process group or one-dimensional ``DeviceMesh`` over which time is
+                cut, one contiguous shard a rank: ``x`` is this rank's, ``state`` and
+                ``cu_seqlens`` are those of the whole on every rank, and so is the state that is
+                returned. Causal
+                layers only, and no mask.
 
         Returns:
             (batch, time, dim), 0 at padding, and with ``return_state`` the state.
@@ -132,7 +148,11 @@ class NormAttention(LRPEAttention):
         Raises:
             ValueError: for arguments of the wrong shape, or that exclude each other.
             TypeError: for masks of the wrong dtype.
+            DistributedError: with ``context_parallel``, where ranks disagree or one is gone.
         """
+        if context_parallel is not None:
+            mask = merge_padding_masks(key_padding_mask, attention_mask, cu_seqlens, x)
+            return self._mix_shard(x, context_parallel, cu_seqlens, mask, state, return_state)
         mask, sequences = self._check_call(
             x, key_padding_mask, attention_mask, cu_seqlens, state, return_state
         )
@@ -150,6 +170,28 @@ class NormAttention(LRPEAttention):
             return y
         position = length if start is None else start + length
         return y, NormAttentionState(cast(Tensor, memory), position)
+
+    def _mix_shard(
+        self,
+        x: Tensor,
+        context_parallel: ContextParallel,
+        cu_seqlens: Tensor | None,
+        attention_mask: Tensor | None,
+        state: NormAttentionState | None,
+        return_state: bool,
+    ) -> Tensor | tuple[Tensor, NormAttentionState]:
+        """:meth:`forward` on this rank's part of sequences that are cut along time."""
+        shard = causal_layer_shard(
+            self, x, context_parallel, cu_seqlens, attention_mask, state, return_state
+        )
+        start = tokens_before(shard, x, None if state is None else state.position)
+        q, k, v = self._features(x, shard_positions(shard, start))
+        memory = None if state is None else state.memory
+        o, memory = self._attend(q, k, v, memory, return_state, None, shard)
+        y = self._output(o.flatten(-2), x)
+        if not return_state:
+            return y
+        return y, NormAttentionState(cast(Tensor, memory), last_positions(shard, start))
 
     def step(
         self, x: Tensor, state: NormAttentionState | None = None
@@ -222,11 +264,12 @@ class NormAttention(LRPEAttention):
         memory: Tensor | None,
         return_state: bool,
         cu_seqlens: Tensor | None,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Outputs of every head before the norm, and the memory after the last token."""
         if not self.causal:
             return _attend_both_ways(q, k, v, cu_seqlens), None
-        o, memory = linear_attention(
+        o, memory = sharded(linear_attention, shard)(
             q,
             k,
             v,

@@ -10,9 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer
+from rankone.distributed import SequenceShard
 from rankone.nn.activations import activation_function
+from rankone.nn.context_parallel import sharded
 from rankone.ops import causal_conv1d, causal_conv1d_step
-from rankone.ops.checks import check_shape
+from rankone.ops.checks import check_shape, check_tensor
 
 # What the op computes itself; the others are applied to its result.
 FUSED_ACTIVATIONS = ("silu",)
@@ -27,6 +30,7 @@ class ShortConvolution(nn.Module):
         bias: whether a bias is added.
         activation: applied to the result: ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"``,
             ``"1+elu"``, ``"sigmoid"`` or ``"identity"``.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Shapes:
         (batch, time, dim) to (batch, time, dim); ``weight`` is (dim, kernel_size), its last column
@@ -55,6 +59,8 @@ class ShortConvolution(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("dim", dim), ("kernel_size", kernel_size)):
+            check_integer(name, value)
         if dim < 1 or kernel_size < 1:
             raise ValueError(f"dim and kernel_size must be at least 1, got {dim} and {kernel_size}")
         self.dim = dim
@@ -81,6 +87,7 @@ class ShortConvolution(nn.Module):
         state: Tensor | None = None,
         return_state: bool = False,
         cu_seqlens: Tensor | None = None,
+        shard: SequenceShard | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Convolve (batch, time, dim); the second result is the state, or None if not asked for.
 
@@ -90,8 +97,10 @@ class ShortConvolution(nn.Module):
             state: (sequences, channels, kernel_size - 1) inputs before the first; default zeros.
             return_state: also give the state after the last token.
             cu_seqlens: (sequences + 1,) starts of packed sequences; batch is 1.
+            shard: where time is cut over ranks, how; states are then those of the whole.
         """
-        y, state = causal_conv1d(
+        check_tensor("x", x)
+        y, state = sharded(causal_conv1d, shard)(
             x,
             *self._weights(x),
             activation=self._fused,
@@ -103,6 +112,8 @@ class ShortConvolution(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token (batch, channels) after ``state``; gives the output and the next state."""
+        check_tensor("x", x)
+        check_tensor("state", state)
         weight, bias = self._weights(x)
         y, state = causal_conv1d_step(x, weight, state.to(x.dtype), bias, activation=self._fused)
         return self._activated(y), state

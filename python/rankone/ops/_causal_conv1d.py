@@ -93,6 +93,7 @@ def causal_conv1d(
     checks.check_rank("x", x, ("batch", "time", "channels"))
     batch, time, channels = x.shape
     _check_common(weight, bias, channels, activation)
+    checks.check_flags({"output_final_state": output_final_state})
     if cu_seqlens is not None:
         checks.check_cu_seqlens(cu_seqlens, batch)
     sequences = _sequence.sequence_count(x, cu_seqlens)

@@ -33,6 +33,8 @@ def check_arguments(
     log_decay: Tensor | None,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
+    output_final_state: bool,
+    use_qk_l2norm: bool,
     l2norm_eps: float,
     mode: str,
     chunk_size: int | None,
@@ -51,6 +53,7 @@ def check_arguments(
     if mode == "recurrent" and chunk_size is not None:
         raise ValueError(f"chunk_size must be None when mode='recurrent', got {chunk_size}")
     _sequence.check_backend(backend)
+    checks.check_flags({"output_final_state": output_final_state, "use_qk_l2norm": use_qk_l2norm})
     _check_eps(l2norm_eps)
     sizes = (_sequence.sequence_count(q, cu_seqlens), v.shape[2], q.shape[3], v.shape[3])
     _check_state("initial_state", initial_state, sizes)
@@ -279,7 +282,7 @@ _TENSORS = (
 )
 _OPTIONS = "float scale, bool use_qk_l2norm, float l2norm_eps"
 
-_forward_op = _library.define(
+forward_op = _library.define(
     f"delta_rule_fwd({_TENSORS}, {_OPTIONS}, int chunk_size, str backend) -> (Tensor, Tensor)",
     implementation=_forward_impl,
     fake=_forward_fake,
@@ -370,7 +373,7 @@ def _setup_forward(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(tensors, options, needs, output_grad, final_state_grad):
+def gradients_of(tensors, options, needs, output_grad, final_state_grad):
     """Gradients of q, k, v, beta, log_decay and the initial state."""
     _, _, v, beta, log_decay, initial_state, _ = tensors
     if output_grad is None:
@@ -388,7 +391,7 @@ def _forward_autograd(ctx, output_grad, final_state_grad):
     if output_grad is None and final_state_grad is None:
         return (None,) * 12
     needs = (ctx.needs_input_grad[4], ctx.needs_input_grad[5])
-    gradients = _gradients(ctx.saved_tensors, ctx.options, needs, output_grad, final_state_grad)
+    gradients = gradients_of(ctx.saved_tensors, ctx.options, needs, output_grad, final_state_grad)
     return (*gradients, None, None, None, None, None, None)
 
 
@@ -406,7 +409,9 @@ def _step_autograd(ctx, output_grad, new_state_grad):
     tokens = (None if tensor is None else tensor[:, None] for tensor in (q, k, v, beta, log_decay))
     needs = (ctx.needs_input_grad[5], ctx.needs_input_grad[4])
     output_grad = None if output_grad is None else output_grad[:, None]
-    gradients = _gradients((*tokens, state, None), ctx.options, needs, output_grad, new_state_grad)
+    gradients = gradients_of(
+        (*tokens, state, None), ctx.options, needs, output_grad, new_state_grad
+    )
     *token_grads, decay_grad, state_grad = gradients
     token_grads = [grad[:, 0] for grad in token_grads]
     decay_grad = None if decay_grad is None else decay_grad[:, 0]
@@ -510,10 +515,11 @@ def delta_rule(
         (torch.Size([2, 100, 4, 64]), torch.Size([2, 4, 32, 64]))
     """
     check_arguments(
-        q, k, v, beta, log_decay, initial_state, cu_seqlens, l2norm_eps, mode, chunk_size, backend
-    )
+        q, k, v, beta, log_decay, initial_state, cu_seqlens, output_final_state, use_qk_l2norm,
+        l2norm_eps, mode, chunk_size, backend,
+    )  # fmt: skip
     output, final_state = _library.call_op(
-        _forward_op, q, k, v, beta, log_decay, initial_state, cu_seqlens,
+        forward_op, q, k, v, beta, log_decay, initial_state, cu_seqlens,
         _sequence.finite_scale(scale, q.shape[-1]), use_qk_l2norm, float(l2norm_eps),
         RECURRENT if mode == "recurrent" else chunk_size or 0, backend,
     )  # fmt: skip

@@ -8,6 +8,8 @@ token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -64,6 +66,9 @@ def check_arguments(
     )
     _sequence.check_chunk_size(chunk_size, CHUNK_SIZES)
     _sequence.check_backend(backend)
+    checks.check_flags(
+        {"output_final_state": output_final_state, "normalize": normalize, "causal": causal}
+    )
     if not causal:
         for name, given in (
             ("log_decay", log_decay is not None),
@@ -293,7 +298,7 @@ def _backward_fake(
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? initial_state"
 
-_forward_op = _library.define(
+forward_op = _library.define(
     f"linear_attention_fwd({_INPUTS}, Tensor? cu_seqlens, float scale, bool ones_column, "
     "int chunk_size, str backend) -> (Tensor, Tensor)",
     implementation=_forward_impl,
@@ -371,14 +376,14 @@ def _setup_forward(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx_needs, tensors, options, output_grad, final_state_grad):
+def gradients_of(needs, tensors, options, output_grad, final_state_grad):
     """Gradients of q, k, v, log_decay and the initial state, each None where not wanted."""
     q, k, v, log_decay, initial_state, cu_seqlens = tensors
     scale, ones_column, chunk_size, backend = options
     if output_grad is None:
         dtype = state_dtype(q.dtype) if ones_column else q.dtype
         output_grad = q.new_zeros((*q.shape[:3], v.shape[-1] + ones_column), dtype=dtype)
-    need_log_decay, need_initial_state = ctx_needs
+    need_log_decay, need_initial_state = needs
     q_grad, k_grad, v_grad, decay_grad, state_grad = _library.call_op(
         _backward_op,
         q, k, v, log_decay, initial_state, cu_seqlens, output_grad, final_state_grad, scale,
@@ -397,7 +402,7 @@ def _forward_autograd(ctx, output_grad, final_state_grad):
     if output_grad is None and final_state_grad is None:
         return (None,) * 10
     needs = (ctx.needs_input_grad[3], ctx.needs_input_grad[4])
-    gradients = _gradients(needs, ctx.saved_tensors, ctx.options, output_grad, final_state_grad)
+    gradients = gradients_of(needs, ctx.saved_tensors, ctx.options, output_grad, final_state_grad)
     return (*gradients, None, None, None, None, None)
 
 
@@ -416,7 +421,7 @@ def _step_autograd(ctx, output_grad, new_state_grad):
     needs = (ctx.needs_input_grad[4], ctx.needs_input_grad[3])
     tensors = (*_as_one_token(q, k, v, log_decay), state, None)
     output_grad = None if output_grad is None else output_grad[:, None]
-    q_grad, k_grad, v_grad, decay_grad, state_grad = _gradients(
+    q_grad, k_grad, v_grad, decay_grad, state_grad = gradients_of(
         needs, tensors, (scale, ones_column, 0, backend), output_grad, new_state_grad
     )
     if decay_grad is not None and log_decay.ndim > 1:
@@ -507,11 +512,11 @@ def linear_attention(
         q, k, v, log_decay, initial_state, output_final_state, normalize, causal, cu_seqlens,
         chunk_size, backend,
     )  # fmt: skip
-    scale = _scale(scale, q.shape[-1], normalize)
+    scale = output_scale(scale, q.shape[-1], normalize)
     if not causal:
-        return _whole_sequence(q, k, v, scale, normalize, eps), None
+        return whole_sequence(q, k, v, scale, normalize, eps), None
     output, final_state = _library.call_op(
-        _forward_op, q, k, v, log_decay, join_state(initial_state), cu_seqlens, scale, normalize,
+        forward_op, q, k, v, log_decay, join_state(initial_state), cu_seqlens, scale, normalize,
         chunk_size or 0, backend,
     )  # fmt: skip
     if normalize:
@@ -574,7 +579,7 @@ def linear_attention_step(
         v,
         join_state(state),
         log_decay,
-        _scale(scale, q.shape[-1], normalize),
+        output_scale(scale, q.shape[-1], normalize),
         normalize,
         "auto",
     )
@@ -608,24 +613,33 @@ def _check_step(
 _steps_seen = checks.SeenBefore()
 
 
-def _scale(scale: float | None, key_dim: int, normalize: bool) -> float:
+def output_scale(scale: float | None, key_dim: int, normalize: bool) -> float:
     scale = _sequence.finite_scale(scale, key_dim)
     return 1.0 if normalize else scale
 
 
-def _whole_sequence(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, normalize: bool, eps: float
+def whole_sequence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    normalize: bool,
+    eps: float,
+    complete: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> Tensor:
-    """The non-causal form: two matrix products through one state, accumulated in float32."""
+    """The non-causal form: two matrix products through one state, accumulated in float32.
+
+    ``complete`` makes what the keys and values at hand sum to that of the whole sequence.
+    """
     dtype = output_dtype(q)
     compute = state_dtype(q.dtype)
     with torch.autocast(q.device.type, enabled=False):
         query, key, value = (tensor.to(dtype).to(compute) for tensor in (q, k, v))
-        state = torch.einsum("btnk,btnv->bnkv", key, value)
+        state = complete(torch.einsum("btnk,btnv->bnkv", key, value))
         query = query.unflatten(2, (k.shape[2], -1))
         output = torch.einsum("btngk,bnkv->btngv", query, state).flatten(2, 3)
         if normalize:
-            norm = torch.einsum("btngk,bnk->btng", query, key.sum(1)).flatten(2, 3)
+            norm = torch.einsum("btngk,bnk->btng", query, complete(key.sum(1))).flatten(2, 3)
             output = output / (norm[..., None] + eps)
         else:
             output = scale * output

@@ -37,6 +37,13 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
+def check_flags(flags: Mapping[str, object]) -> None:
+    """Require booleans: text such as "no" would read as True."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def check_rank(name: str, tensor: Tensor, layout: Sequence[str]) -> None:
     """Require one axis per entry of ``layout``, e.g. ``("batch", "time", "heads", "dim")``."""
     check_tensor(name, tensor)

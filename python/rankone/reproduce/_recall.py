@@ -88,8 +88,8 @@ class ExchangedOp(nn.DeltaNet):
             return None
         return F.logsigmoid(self.a_proj(x)) / GATE_NORMALIZER
 
-    def _recur(self, q, k, v, beta, log_decay, state, return_state, cu_seqlens):
-        if return_state or state is not None or cu_seqlens is not None:
+    def _recur(self, q, k, v, beta, log_decay, state, return_state, cu_seqlens, shard):
+        if return_state or any(given is not None for given in (state, cu_seqlens, shard)):
             raise RuntimeError("a layer with an exchanged op reads whole sequences only")
         if self.op != "softmax_attention":
             return linear_attention(q, k, v, log_decay)
