@@ -135,6 +135,7 @@ class LayerSets {
   virtual ~LayerSets() = default;
 
   virtual std::int64_t layer_size() const = 0;
+  virtual std::int64_t next_size() const = 0;
   /// Sets the layer at hand to `rows`, in any order, all different.
   virtual void start(const std::uint64_t* rows, std::int64_t count) = 0;
   /// Candidates of the whole current layer to the next, in batches that fit candidate_bytes.
@@ -173,6 +174,14 @@ class PartitionedSets final : public LayerSets {
     std::int64_t size = 0;
     for (const Partition& partition : partitions_) {
       size += static_cast<std::int64_t>(partition.current_size());
+    }
+    return size;
+  }
+
+  std::int64_t next_size() const override {
+    std::int64_t size = 0;
+    for (const Partition& partition : partitions_) {
+      size += static_cast<std::int64_t>(partition.next_size());
     }
     return size;
   }
@@ -409,14 +418,6 @@ class PartitionedSets final : public LayerSets {
                  });
   }
 
-  std::int64_t next_size() const {
-    std::int64_t size = 0;
-    for (const Partition& partition : partitions_) {
-      size += static_cast<std::int64_t>(partition.next_size());
-    }
-    return size;
-  }
-
   /// The states lie twice in memory for a moment, with some room to grow.
   bool has_room_to_partition() const {
     return meter.limit() == 0 || meter.used() * 3 < meter.limit();
@@ -566,6 +567,7 @@ HashShare::HashShare(const BfsGraph& graph, int rank, int world_size, std::size_
 HashShare::~HashShare() = default;
 
 std::int64_t HashShare::layer_size() const { return impl_->sets->layer_size(); }
+std::int64_t HashShare::next_size() const { return impl_->sets->next_size(); }
 int HashShare::world_size() const { return impl_->world_size; }
 std::int64_t HashShare::words() const { return impl_->sets->traits.words; }
 std::size_t HashShare::bytes() const { return impl_->sets->meter.used(); }
@@ -582,6 +584,14 @@ const std::uint64_t* HashShare::expand(std::int64_t first, std::int64_t count,
     return impl_->sets->expand_part(first, count, impl_->world_size, counts);
   } catch (const SearchEnd&) {
     throw_share_limit(*impl_->sets);
+  }
+}
+
+void HashShare::owners(const std::uint64_t* states, std::int64_t count, std::int64_t* ranks) const {
+  const std::uint64_t key_mask = impl_->sets->traits.tags.key_mask;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint64_t hash = hash_row(states + i * words(), words(), key_mask);
+    ranks[i] = static_cast<std::int64_t>(owner_of(hash, impl_->world_size));
   }
 }
 

@@ -238,6 +238,7 @@ void bind_searches(py::module_& module) {
            py::arg("graph"), py::arg("rank"), py::arg("world_size"), py::arg("max_bytes") = 0,
            py::arg("threads") = 1, py::keep_alive<1, 2>())
       .def_property_readonly("layer_size", &cpu::HashShare::layer_size)
+      .def_property_readonly("next_size", &cpu::HashShare::next_size)
       .def_property_readonly("words", &cpu::HashShare::words)
       .def_property_readonly("bytes", &cpu::HashShare::bytes)
       .def_property_readonly("peak_bytes", &cpu::HashShare::peak_bytes)
@@ -262,6 +263,20 @@ void bind_searches(py::module_& module) {
           },
           py::arg("first"), py::arg("count"), py::arg("world_size"),
           "(uint64 (total, words) ordered by owner, int64 (world_size) counts)")
+      .def(
+          "owners",
+          [](const cpu::HashShare& self, const Words& states) {
+            expect(states.ndim() == 2 && states.shape(1) == self.words(), "states",
+                   "expected shape (count, " + std::to_string(self.words()) + "), got " +
+                       shape_of(states));
+            Integers ranks = empty<std::int64_t>({states.shape(0)});
+            std::int64_t* data = ranks.mutable_data();
+            const std::uint64_t* rows = states.data();
+            const py::gil_scoped_release unlocked;
+            self.owners(rows, states.shape(0), data);
+            return ranks;
+          },
+          py::arg("states"), "int64 (count): the rank that owns each state")
       .def(
           "insert",
           [](cpu::HashShare& self, const Words& states) {

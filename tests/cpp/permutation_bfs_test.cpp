@@ -574,12 +574,18 @@ void shares_find_the_same_layers() {
             const std::uint64_t* rows =
                 share->expand(first, std::min(batch, share->layer_size() - first), counts.data());
             for (int owner = 0; owner < world_size; ++owner) {
+              Vector owners(index(counts[index(owner)]));
+              share->owners(rows, counts[index(owner)], owners.data());
+              check::that(owners == Vector(owners.size(), owner), name + ", owners");
               shares[index(owner)]->insert(rows, counts[index(owner)]);
               rows += counts[index(owner)] * share->words();
             }
           }
         }
-        for (const auto& share : shares) share->advance();
+        for (const auto& share : shares) {
+          const std::int64_t inserted = share->next_size();
+          check::equal(share->advance(), inserted, name);
+        }
       }
     }
   }

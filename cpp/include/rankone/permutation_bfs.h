@@ -225,6 +225,7 @@ class HashShare {
   HashShare& operator=(const HashShare&) = delete;
 
   std::int64_t layer_size() const;  // of the current layer, in this share
+  std::int64_t next_size() const;   // of what was inserted since the last advance, repeats dropped
   int world_size() const;
   std::int64_t words() const;
   std::size_t bytes() const;
@@ -235,6 +236,9 @@ class HashShare {
   /// carries, in the spare high bits of its last word, the generators that lead back; senders and
   /// receivers need not know.
   const std::uint64_t* expand(std::int64_t first, std::int64_t count, std::int64_t* counts);
+
+  /// The rank that owns each of `count` states.
+  void owners(const std::uint64_t* states, std::int64_t count, std::int64_t* ranks) const;
 
   /// Takes states that this share owns, in any order, repeats allowed.
   void insert(const std::uint64_t* states, std::int64_t count);

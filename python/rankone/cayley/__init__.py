@@ -12,6 +12,7 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rankone._namespace import public_names
 from rankone.cayley.algo import BfsResult, bfs_bitmask, bfs_numpy, find_path
 from rankone.cayley.cayley_graph import CayleyGraph
 from rankone.cayley.cayley_graph_def import (
@@ -54,7 +55,17 @@ _LATE = {
     "save_checkpoint": "models",
     "train_predictor": "train",
 }
-_SUBMODULES = ("analysis", "datasets", "distributed", "models", "predictor", "train")
+_SUBMODULES = (
+    "algo",
+    "analysis",
+    "datasets",
+    "distributed",
+    "models",
+    "permutation_utils",
+    "predictor",
+    "puzzles",
+    "train",
+)
 
 __all__ = [
     "AnyStateType",
@@ -99,4 +110,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted((*__all__, *_SUBMODULES))
+    return public_names(globals())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rankone._namespace import public_names
 from rankone.cayley._extras import need
 from rankone.cayley.algo.bfs_result import BfsResult
 from rankone.cayley.cayley_graph import CayleyGraph
@@ -277,6 +278,12 @@ def plot_growth(
 
     Raises:
         CayleyError: for no result, or one with a single layer where ``normalize`` is set.
+
+    Example:
+        >>> from rankone.cayley.analysis import plot_growth
+        >>> axes = plot_growth({"lrx, n = 4": [1, 3, 5, 6, 5, 3, 1]})
+        >>> len(axes.lines)  # the curve and the normal density
+        2
     """
     if not isinstance(results, Mapping):
         results = {result.graph.name or f"graph {i}": result for i, result in enumerate(results)}
@@ -322,6 +329,11 @@ def plot_diameters(
 
     Raises:
         CayleyError: for an empty table or a fit of no family of it.
+
+    Example:
+        >>> from rankone.cayley.analysis import plot_diameters
+        >>> plot_diameters({"lrx": {4: 6, 5: 10, 6: 15}}).get_xlabel()
+        'n'
     """
     check(table, "table must not be empty")
     fits = fits or {}
@@ -508,3 +520,7 @@ __all__ = [
     "plot_growth",
     "score_submission",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -50,6 +50,7 @@ class CayleyGraph:
         specific_devices: exactly these GPUs.
         device_config: instead of the three above.
         threads: CPU threads of the native engines; None means torch's number.
+        unused_kwargs: ignored with a warning, so that a script written for another version runs.
 
     Raises:
         CayleyError: for a wrong argument.
@@ -324,8 +325,15 @@ class CayleyGraph:
     def validate_path(self, start_state: AnyStateType, path: Sequence[int]) -> None:
         """Require that ``path`` leads from ``start_state`` to the central state.
 
+        Args:
+            start_state: one state.
+            path: generator numbers, applied from the first on.
+
+        Returns:
+            None; a path that leads elsewhere raises.
+
         Raises:
-            CayleyError: where it does not.
+            CayleyError: where it leads elsewhere, or for a number of no generator.
         """
         end = self.apply_path(start_state, path).reshape(-1)
         if not torch.equal(end, self.central_state):
@@ -366,7 +374,27 @@ class CayleyGraph:
     # ---- searches ----
 
     def bfs(self, **kwargs: Any) -> BfsResult:
-        """Breadth-first search; see :meth:`rankone.cayley.algo.BfsAlgorithm.bfs`."""
+        """Breadth-first search from the central state, or from ``start_states``.
+
+        Args:
+            **kwargs: those of :meth:`rankone.cayley.algo.BfsAlgorithm.bfs`, which explains each:
+                ``start_states``, ``max_layer_size_to_store``, ``max_layer_size_to_explore``,
+                ``max_diameter``, ``return_all_edges``, ``return_all_hashes``, ``stop_condition``,
+                ``disable_batching``, ``engine``, ``threads``, ``max_memory_gb``, ``scratch_dir``,
+                ``resume``, ``progress``, ``max_states``, ``max_layers`` and ``time_limit``.
+
+        Returns:
+            :class:`rankone.cayley.BfsResult`.
+
+        Raises:
+            CayleyError: for a wrong argument, or an engine that cannot make this search.
+            MemoryError: for a complete search that cannot fit, before anything is allocated.
+
+        Example:
+            >>> from rankone.cayley import CayleyGraph, PermutationGroups
+            >>> CayleyGraph(PermutationGroups.lrx(4), device="cpu").bfs(max_layers=3).layer_sizes
+            [1, 3, 5]
+        """
         from rankone.cayley.algo.bfs_algo import BfsAlgorithm
 
         return BfsAlgorithm.bfs(self, **kwargs)

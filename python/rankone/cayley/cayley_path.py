@@ -14,7 +14,7 @@ from rankone.cayley.cayley_graph_def import CayleyGraphDef
 
 @dataclass(frozen=True)
 class CayleyPath:
-    """A path.
+    """A path in a graph: a first state and the generators that are applied in turn.
 
     Attributes:
         start_state: (n,) int64, the first state.

@@ -35,6 +35,9 @@ def create_graph(
         make_inverse_closed: add missing inverses.
         **kwargs: arguments of :class:`CayleyGraph`; the rest goes to :func:`prepare_graph`.
 
+    Returns:
+        The graph.
+
     Raises:
         CayleyError: where there are neither generators nor a name, or both kinds of generators.
 

@@ -1,11 +1,13 @@
-"""Start a breadth-first search in several processes of this machine.
+"""Start a breadth-first search in several processes of this machine, from one that runs already.
 
-On several machines, start the script with ``torchrun``, initialise a process group and call
-:meth:`rankone.cayley.algo.BfsDistributed.bfs` in every process instead.
+The usual way is ``torchrun --nproc-per-node 2 script.py``, on one machine or several: the script
+calls ``torch.distributed.init_process_group("gloo")`` and then
+:meth:`rankone.cayley.algo.BfsDistributed.bfs`. :func:`launch` serves notebooks and single calls.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import tempfile
@@ -16,10 +18,14 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from rankone._namespace import public_names
+from rankone._process_group import DistributedError
 from rankone.cayley.algo.bfs_result import BfsResult
 from rankone.cayley.cayley_graph import CayleyGraph
 from rankone.cayley.cayley_graph_def import CayleyGraphDef
 from rankone.cayley.errors import check_range
+
+__all__ = ["launch"]
 
 
 def _work(
@@ -45,8 +51,22 @@ def _work(
         if rank == 0:
             with open(Path(folder) / "result", "wb") as file:
                 pickle.dump(result.to_device("cpu"), file)
+    except Exception as error:
+        with contextlib.suppress(Exception), open(Path(folder) / f"error{rank}", "wb") as file:
+            pickle.dump(error, file)
+        raise
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _first_error(folder: Path, nproc: int) -> Exception | None:
+    """What a process met itself, before what others only heard of."""
+    errors = []
+    for rank in range(nproc):
+        with contextlib.suppress(FileNotFoundError, EOFError):
+            errors.append(pickle.loads((folder / f"error{rank}").read_bytes()))
+    own = [error for error in errors if not isinstance(error, DistributedError)]
+    return next(iter(own or errors), None)
 
 
 def launch(
@@ -72,7 +92,8 @@ def launch(
 
     Raises:
         CayleyError: for a wrong argument.
-        RuntimeError: where a process failed.
+        Exception: what a process raised.
+        rankone.distributed.DistributedError: where a process was killed.
 
     Example:
         >>> from rankone.cayley import PermutationGroups
@@ -90,10 +111,19 @@ def launch(
     options.setdefault("device", "cpu")
     threads = max(1, (os.cpu_count() or 1) // nproc)
     with tempfile.TemporaryDirectory(prefix="rankone-bfs-") as folder:
-        torch.multiprocessing.spawn(
-            _work,
-            args=(nproc, backend, folder, definition, options, search_options, threads),
-            nprocs=nproc,
-        )
+        try:
+            torch.multiprocessing.spawn(
+                _work,
+                args=(nproc, backend, folder, definition, options, search_options, threads),
+                nprocs=nproc,
+            )
+        except torch.multiprocessing.ProcessRaisedException as error:
+            raise _first_error(Path(folder), nproc) or error from None
+        except torch.multiprocessing.ProcessExitedException as error:
+            raise DistributedError(f"a process of the search died: {error}") from error
         with open(Path(folder) / "result", "rb") as file:
             return pickle.load(file)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -173,6 +173,9 @@ def prepare_graph(name: str, n: int = 0, **kwargs: Any) -> CayleyGraphDef:
         n: the family's n.
         **kwargs: its other arguments.
 
+    Returns:
+        Its definition.
+
     Raises:
         CayleyError: for an unknown name, naming near ones, or arguments that the family has not.
 

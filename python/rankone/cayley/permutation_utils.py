@@ -10,11 +10,18 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rankone._namespace import public_names
 from rankone.cayley.errors import CayleyError, check
 
 
 def identity_perm(n: int) -> list[int]:
-    """The identity on ``n`` positions.
+    """The identity.
+
+    Args:
+        n: number of positions.
+
+    Returns:
+        0, 1, ..., n - 1.
 
     Example:
         >>> identity_perm(3)
@@ -24,7 +31,14 @@ def identity_perm(n: int) -> list[int]:
 
 
 def apply_permutation(p: Any, x: Sequence[Any]) -> list[Any]:
-    """``[x[p[0]], x[p[1]], ...]``.
+    """The entries of a sequence in the order of a permutation: ``[x[p[0]], x[p[1]], ...]``.
+
+    Args:
+        p: permutation of the positions of ``x``, in one-line notation.
+        x: any sequence.
+
+    Returns:
+        List of the entries.
 
     Example:
         >>> apply_permutation([2, 0, 1], "abc")
@@ -36,6 +50,12 @@ def apply_permutation(p: Any, x: Sequence[Any]) -> list[Any]:
 def compose_permutations(p1: Sequence[int], p2: Sequence[int]) -> list[int]:
     """``p1`` applied to ``p2``: the permutation i -> p2[p1[i]].
 
+    Args:
+        p1, p2: permutations of one length.
+
+    Returns:
+        The product.
+
     Example:
         >>> compose_permutations([1, 2, 0], [1, 0, 2])
         [0, 2, 1]
@@ -45,6 +65,12 @@ def compose_permutations(p1: Sequence[int], p2: Sequence[int]) -> list[int]:
 
 def inverse_permutation(p: Sequence[int]) -> list[int]:
     """The permutation q with q[p[i]] = i.
+
+    Args:
+        p: permutation in one-line notation.
+
+    Returns:
+        The inverse.
 
     Example:
         >>> inverse_permutation([1, 2, 0])
@@ -57,7 +83,13 @@ def inverse_permutation(p: Sequence[int]) -> list[int]:
 
 
 def is_permutation(p: Any) -> bool:
-    """Whether ``p`` holds each of 0..len(p)-1 exactly once.
+    """Whether a sequence holds each of 0..len(p)-1 exactly once.
+
+    Args:
+        p: sequence of integers.
+
+    Returns:
+        True or False.
 
     Example:
         >>> is_permutation([1, 0]), is_permutation([1, 1])
@@ -67,7 +99,14 @@ def is_permutation(p: Any) -> bool:
 
 
 def transposition(n: int, i1: int, i2: int) -> list[int]:
-    """The exchange of positions ``i1`` and ``i2``.
+    """The exchange of two positions.
+
+    Args:
+        n: number of positions.
+        i1, i2: the two.
+
+    Returns:
+        The permutation.
 
     Raises:
         CayleyError: for equal positions or positions outside 0..n-1.
@@ -86,6 +125,9 @@ def permutation_from_cycles(n: int, cycles: Iterable[Sequence[int]], offset: int
         n: number of positions.
         cycles: disjoint cycles; (c0 c1 ... cm) means p[c_j] = c_{j+1}.
         offset: what the first position is called in ``cycles``, 1 for the notation of GAP.
+
+    Returns:
+        The permutation.
 
     Raises:
         CayleyError: for a position outside the range, or one that stands in two cycles.
@@ -117,6 +159,12 @@ def permutation_from_cycles(n: int, cycles: Iterable[Sequence[int]], offset: int
 def cycles_of(permutation: Sequence[int]) -> list[list[int]]:
     """The cycles of length at least 2, each from its smallest position.
 
+    Args:
+        permutation: in one-line notation.
+
+    Returns:
+        Cycles in the order of their smallest positions.
+
     Example:
         >>> cycles_of([1, 0, 2, 4, 5, 3])
         [[0, 1], [3, 4, 5]]
@@ -137,6 +185,12 @@ def cycles_of(permutation: Sequence[int]) -> list[list[int]]:
 def cycle_type(permutation: Sequence[int]) -> tuple[int, ...]:
     """Lengths of all cycles, fixed points included, in descending order.
 
+    Args:
+        permutation: in one-line notation.
+
+    Returns:
+        The lengths, which add up to the number of positions.
+
     Example:
         >>> cycle_type([1, 0, 2])
         (2, 1)
@@ -146,7 +200,18 @@ def cycle_type(permutation: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_odd(permutation: Sequence[int]) -> bool:
-    """Whether the permutation is a product of an odd number of transpositions."""
+    """Whether the permutation is a product of an odd number of transpositions.
+
+    Args:
+        permutation: in one-line notation.
+
+    Returns:
+        Its parity, True for odd.
+
+    Example:
+        >>> is_odd([1, 0, 2]), is_odd([1, 2, 0])
+        (True, False)
+    """
     return sum(len(cycle) - 1 for cycle in cycles_of(permutation)) % 2 == 1
 
 
@@ -156,6 +221,9 @@ def permutations_with_cycle_lenghts(n: int, cycle_lengths: Sequence[int]) -> lis
     Args:
         n: number of positions.
         cycle_lengths: lengths that add up to ``n``, fixed points as 1, in any order.
+
+    Returns:
+        The permutations.
 
     Raises:
         CayleyError: where the lengths are not positive or do not add up to ``n``.
@@ -211,6 +279,9 @@ def partition_to_permutation(
         flag_random: True draws one of them uniformly; False takes runs of neighbouring positions.
         random_state: seed or generator of the draw.
 
+    Returns:
+        The permutation, of as many positions as the lengths add up to.
+
     Example:
         >>> partition_to_permutation([2, 1, 3])
         [1, 0, 2, 4, 5, 3]
@@ -231,7 +302,18 @@ def partition_to_permutation(
 
 
 def check_permutation(name: str, permutation: Sequence[int]) -> None:
-    """Require a permutation; the message shows at most its first entries."""
+    """Require a permutation.
+
+    Args:
+        name: of the argument, for the message.
+        permutation: what was given.
+
+    Raises:
+        CayleyError: if it is none; the message shows at most its first 20 entries.
+
+    Example:
+        >>> check_permutation("p", [1, 0, 2])
+    """
     if is_permutation(permutation):
         return
     n = len(permutation)
@@ -254,3 +336,7 @@ __all__ = [
     "permutations_with_cycle_lenghts",
     "transposition",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

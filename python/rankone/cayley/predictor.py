@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rankone._namespace import public_names
 from rankone.cayley.cayley_graph_def import AnyStateType
 from rankone.cayley.errors import CayleyError, check
+
+__all__ = ["Predictor"]
 
 if TYPE_CHECKING:
     from rankone.cayley.cayley_graph import CayleyGraph
@@ -155,3 +158,7 @@ class Predictor:
         )
         children = graph.get_neighbors_decoded(rows)
         return self(children).reshape(outputs, len(rows)).T.contiguous()
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

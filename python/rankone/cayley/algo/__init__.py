@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rankone._namespace import public_names
 from rankone.cayley.algo.bfs_algo import BfsAlgorithm
 from rankone.cayley.algo.bfs_bitmask import bfs_bitmask
 from rankone.cayley.algo.bfs_distributed import BfsDistributed
@@ -42,3 +43,7 @@ def __getattr__(name: str) -> Any:
     if name in _LATE:
         return getattr(import_module(f"rankone.cayley.algo.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -192,6 +192,10 @@ class Collector:
         """The layer, where the result is to hold it."""
         return self._layers.get(level)
 
+    def keep(self, level: int, layer: Tensor) -> None:
+        """Let the result hold a layer."""
+        self._layers[level] = layer
+
     def _take_edges(self, layer: Tensor, hashes: Tensor) -> None:
         """Edges out of a layer count once it is explored, that is when the next one arrives."""
         if self._outward_edges is not None:

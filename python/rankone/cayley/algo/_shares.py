@@ -37,22 +37,36 @@ class ShareMemoryError(MemoryError):
     """The next states would not have fitted the share's memory limit."""
 
 
+def _batch_of(graph: CayleyGraph, size: int, words: int) -> int:
+    """How many states have neighbours of at most ``size`` bytes together."""
+    return max(1, size // (8 * words * graph.definition.n_generators))
+
+
+def _ordered(states: Tensor, owners: Tensor, world_size: int) -> tuple[Tensor, list[int]]:
+    order = torch.argsort(owners, stable=True)
+    return states[order], torch.bincount(owners, minlength=world_size).tolist()
+
+
 class Share(Protocol):
     """What :func:`rankone.cayley.algo._levels.search_levels` needs."""
 
     threads: int
     batch_size: int
+    words: int
 
     @property
     def layer_size(self) -> int: ...
     @property
+    def next_size(self) -> int: ...
+    @property
     def peak_bytes(self) -> int: ...
     def expand(self, first: int, count: int) -> tuple[Tensor, list[int]]: ...
     def insert(self, states: Tensor) -> None: ...
+    def settle(self) -> None: ...
     def advance(self) -> int: ...
     def layer(self) -> Tensor: ...
-    def previous_layer(self) -> Tensor: ...
     def encode(self, states: Tensor) -> Tensor: ...
+    def by_owner(self, states: Tensor) -> tuple[Tensor, list[int]]: ...
     def among(self, arrived: Tensor, states: Tensor) -> Tensor: ...
 
 
@@ -66,6 +80,7 @@ class TorchShare:
         world_size: number of processes.
         max_bytes: most memory, or None.
         batch_size: states expanded at a time; default the graph's.
+        batch_bytes: most bytes of their neighbours.
     """
 
     def __init__(
@@ -77,8 +92,10 @@ class TorchShare:
         world_size: int = 1,
         max_bytes: int | None = None,
         batch_size: int | None = None,
+        batch_bytes: int | None = None,
     ) -> None:
         self.graph = graph
+        self.words = graph.encoded_state_size
         self.rank = rank
         self.world_size = world_size
         self.max_bytes = max_bytes
@@ -88,6 +105,8 @@ class TorchShare:
         if max_bytes is not None:
             fits = int(_BATCH_SHARE * max_bytes) // (edge_bytes * graph.definition.n_generators)
             batch = max(1, min(batch, fits))
+        if batch_bytes is not None:
+            batch = min(batch, _batch_of(graph, batch_bytes, self.words))
         self.batch_size = batch
         states, hashes = graph.get_unique_states(start_states)
         mine = self._owners(hashes) == rank
@@ -103,6 +122,11 @@ class TorchShare:
     @property
     def layer_size(self) -> int:
         return self._hashes.numel()
+
+    @property
+    def next_size(self) -> int:
+        """Number of states that :meth:`advance` will make the layer."""
+        return sum(hashes.numel() for _, hashes in self._pending.parts)
 
     def _owners(self, hashes: Tensor) -> Tensor:
         """The rank that owns each state; the top 31 bits of the mixed hash, scaled to the world."""
@@ -127,9 +151,13 @@ class TorchShare:
         if self.world_size == 1:
             return found, [found.shape[0]]
         found, hashes = self.graph.get_unique_states(found)
-        owners = self._owners(hashes)
-        order = torch.argsort(owners, stable=True)
-        return found[order], torch.bincount(owners, minlength=self.world_size).tolist()
+        return _ordered(found, self._owners(hashes), self.world_size)
+
+    def by_owner(self, states: Tensor) -> tuple[Tensor, list[int]]:
+        """States in the share's own words, ordered by owner, and how many each owner gets."""
+        return _ordered(
+            states, self._owners(self.graph.hasher.make_hashes(states)), self.world_size
+        )
 
     def insert(self, states: Tensor) -> None:
         """Take states that this share owns."""
@@ -145,6 +173,9 @@ class TorchShare:
         self._count(_SORT_COPIES * (states.nbytes + hashes.nbytes))
         if hashes.numel():
             self._pending.add(states, hashes)
+
+    def settle(self) -> None:
+        """Finish what :meth:`insert` left for later: nothing."""
 
     def advance(self) -> int:
         """Make what was inserted the current layer; its size."""
@@ -166,10 +197,6 @@ class TorchShare:
     def layer(self) -> Tensor:
         """The current layer, encoded as the graph does, in lexicographic order."""
         return sort_states(self.graph, self._states)
-
-    def previous_layer(self) -> Tensor:
-        """The layer before the last :meth:`advance`."""
-        return sort_states(self.graph, self._previous[0])
 
     def encode(self, states: Tensor) -> Tensor:
         """Encoded states of the graph in the share's own words: the same."""
@@ -224,6 +251,9 @@ class NativeCodec:
 # States that the native share expands at a time where only one process takes part; the exchange of
 # several processes wants larger messages.
 _NATIVE_BATCH = 2**20
+# States that arrive wait until there are so many bytes of them: each insertion builds the tables of
+# the next layer anew.
+_WAITING_BYTES = 2**27
 
 
 class NativeShare:
@@ -239,25 +269,36 @@ class NativeShare:
         max_bytes: int | None = None,
         threads: int = 1,
         batch_size: int | None = None,
+        batch_bytes: int | None = None,
     ) -> None:
         native = require_native_kernels("a native share of a search")
         self.codec = NativeCodec(graph, start_rows)
         self.world_size = world_size
         self.threads = threads
-        self.batch_size = batch_size or _NATIVE_BATCH
         self._error = native.MemoryLimitError
         self._share = native.HashShare(
             self.codec.native, rank, world_size, max_bytes=max_bytes or 0, threads=threads
         )
-        self._previous = self._share.layer()[:0]
+        self.words = self._share.words
+        self._waiting: list[Tensor] = []
+        self._waiting_bytes = self._waiting_peak = 0
+        self._most_waiting = min(_WAITING_BYTES, (max_bytes or 2**62) // 16)
+        self.batch_size = batch_size or _NATIVE_BATCH
+        if batch_bytes is not None:
+            self.batch_size = min(self.batch_size, _batch_of(graph, batch_bytes, self.words))
 
     @property
     def layer_size(self) -> int:
         return self._share.layer_size
 
     @property
+    def next_size(self) -> int:
+        """As :attr:`TorchShare.next_size`."""
+        return self._share.next_size
+
+    @property
     def peak_bytes(self) -> int:
-        return self._share.peak_bytes
+        return self._share.peak_bytes + self._waiting_peak
 
     def expand(self, first: int, count: int) -> tuple[Tensor, list[int]]:
         """As :meth:`TorchShare.expand`, in native words."""
@@ -269,7 +310,19 @@ class NativeShare:
         return words_to_tensor(words), counts.tolist()
 
     def insert(self, states: Tensor) -> None:
-        """As :meth:`TorchShare.insert`, in native words."""
+        """As :meth:`TorchShare.insert`, in native words; :meth:`settle` comes after the last."""
+        self._waiting.append(states)
+        self._waiting_bytes += states.nbytes
+        self._waiting_peak = max(self._waiting_peak, self._waiting_bytes)
+        if self._waiting_bytes > self._most_waiting:
+            self.settle()
+
+    def settle(self) -> None:
+        """Finish what :meth:`insert` left for later."""
+        if not self._waiting:
+            return
+        states = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
         try:
             self._share.insert(tensor_to_words(states))
         except self._error as error:
@@ -277,25 +330,20 @@ class NativeShare:
 
     def advance(self) -> int:
         """As :meth:`TorchShare.advance`."""
-        previous = self._share.layer()
-        try:
-            size = self._share.advance()
-        except self._error as error:
-            raise ShareMemoryError(str(error)) from None
-        self._previous = previous
-        return size
+        return self._share.advance()
 
     def layer(self) -> Tensor:
         """The current layer, encoded as the graph does, in lexicographic order."""
         return self.codec.to_graph(words_to_tensor(self._share.layer()))
 
-    def previous_layer(self) -> Tensor:
-        """The layer before the last :meth:`advance`."""
-        return self.codec.to_graph(words_to_tensor(self._previous))
-
     def encode(self, states: Tensor) -> Tensor:
         """Encoded states of the graph in the share's own words."""
         return self.codec.to_native(states)
+
+    def by_owner(self, states: Tensor) -> tuple[Tensor, list[int]]:
+        """As :meth:`TorchShare.by_owner`."""
+        owners = torch.from_numpy(self._share.owners(tensor_to_words(states)))
+        return _ordered(states, owners, self.world_size)
 
     def among(self, arrived: Tensor, states: Tensor) -> Tensor:
         """Which of the states that arrived are among ``states``, in the share's own words.

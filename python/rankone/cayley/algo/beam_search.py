@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rankone.cayley.algo._graph_argument import check_graph
 from rankone.cayley.algo._linear_hash import LinearHash
 from rankone.cayley.algo.bfs_result import BfsResult
 from rankone.cayley.cayley_graph_def import AnyStateType, CayleyGraphDef
@@ -87,6 +88,7 @@ class BeamSearchAlgorithm:
     """
 
     def __init__(self, graph: CayleyGraph) -> None:
+        check_graph(graph)
         self.graph = graph
 
     def search(

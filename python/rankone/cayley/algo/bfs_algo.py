@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankone.cayley.algo._checkpoints import Checkpoint
 from rankone.cayley.algo._collect import (
     COMPLETE,
     MAX_DIAMETER,
@@ -24,7 +26,8 @@ from rankone.cayley.algo._collect import (
     StopCondition,
     Wanted,
 )
-from rankone.cayley.algo._levels import Checkpoint, require_no_layers, search_levels
+from rankone.cayley.algo._graph_argument import check_graph
+from rankone.cayley.algo._levels import require_no_layers, search_levels
 from rankone.cayley.algo._shares import NativeCodec, NativeShare, TorchShare
 from rankone.cayley.algo.bfs_result import BfsResult
 from rankone.cayley.algo.engines import ENGINES, Plan
@@ -40,8 +43,37 @@ _EXTERNAL_MANIFEST = "manifest.json"
 _NO_BATCHING = 2**62
 
 
+@dataclass(frozen=True)
+class Request:
+    """A search whose arguments were checked.
+
+    Attributes:
+        engine: which one makes it.
+        starts: (k, n) start states.
+        encoded: (k, words) the same, packed.
+        plan: limits, what the result is to hold, memory, scratch folder.
+        threads: CPU threads of a native engine.
+        batch_size: states that the torch engine expands at a time; default the graph's.
+    """
+
+    engine: str
+    starts: Tensor
+    encoded: Tensor
+    plan: Plan
+    threads: int
+    batch_size: int | None
+
+
 class BfsAlgorithm:
-    """Breadth-first search."""
+    """Breadth-first search, as :meth:`rankone.cayley.CayleyGraph.bfs` calls it.
+
+    Example:
+        >>> from rankone.cayley import CayleyGraph, PermutationGroups
+        >>> from rankone.cayley.algo import BfsAlgorithm
+        >>> graph = CayleyGraph(PermutationGroups.lrx(4), device="cpu")
+        >>> BfsAlgorithm.bfs(graph).layer_sizes
+        [1, 3, 5, 6, 5, 3, 1]
+    """
 
     @staticmethod
     def bfs(
@@ -81,11 +113,14 @@ class BfsAlgorithm:
             disable_batching: expand each layer at once, in the torch engine.
             engine: "auto", "torch", "hash", "bitarray", "external" or "distributed". On a GPU there
                 are "torch", "hash" and, where states are permutations, "bitarray".
+                "distributed" is called by every process of the default process group; see
+                :class:`BfsDistributed`.
             threads: CPU threads of a native engine; default the graph's, then torch's.
             max_memory_gb: most memory, in units of 2**30 bytes; default the graph's
                 ``memory_limit_gb``, and never more than what is free.
-            scratch_dir: folder of the external engine, and of the checkpoints of the hash and torch
-                engines; made where it is missing.
+            scratch_dir: folder of the external engine, and of the checkpoints of the hash, torch
+                and distributed engines, each of which goes on from those of another; made where it
+                is missing.
             resume: go on from what an earlier search left in ``scratch_dir``.
             progress: called with (level, size, seconds) after each layer.
             max_states: stop after the layer that reaches so many states.
@@ -110,63 +145,72 @@ class BfsAlgorithm:
             >>> result.diameter(), result.last_layer().tolist()
             (18, [[2, 0, 5, 4, 3, 1]])
         """
+        check_graph(graph)
         if engine not in ENGINES:
             raise CayleyError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-        if threads is not None:
-            check_range("threads", threads, 1)
-        if max_layers is not None:
-            check_range("max_layers", max_layers, 1)
-            max_diameter = min(max_diameter, max_layers - 1)
-        if resume:
-            check(scratch_dir is not None, "scratch_dir must be given with resume=True")
-        limits = Limits(max_diameter, max_layer_size_to_explore, max_states, time_limit)
-        wanted = Wanted(
-            max_layer_size_to_store, return_all_edges, return_all_hashes, stop_condition, progress
-        )
-        if start_states is None:
-            starts = graph.central_state[None]
-        else:
-            starts = graph.states_tensor(start_states, "start_states")
-            check(len(starts) > 0, "start_states must not be empty")
-        encoded = graph.encode_states(starts)
-        plan = Plan(
-            graph,
-            starts,
-            limits,
-            wanted,
-            max_memory_gb=max_memory_gb,
-            scratch_dir=scratch_dir,
-            resume=resume,
-        )
-        if engine == "auto":
-            engine = plan.choose()
-        else:
-            plan.require(engine)
-        if engine == "distributed":
-            from rankone.cayley.algo.bfs_distributed import search_distributed
 
-            return search_distributed(
+        def checked() -> Request:
+            if threads is not None:
+                check_range("threads", threads, 1)
+            deepest = max_diameter
+            if max_layers is not None:
+                check_range("max_layers", max_layers, 1)
+                deepest = min(max_diameter, max_layers - 1)
+            if resume:
+                check(scratch_dir is not None, "scratch_dir must be given with resume=True")
+            limits = Limits(deepest, max_layer_size_to_explore, max_states, time_limit)
+            wanted = Wanted(
+                max_layer_size_to_store,
+                return_all_edges,
+                return_all_hashes,
+                stop_condition,
+                progress,
+            )
+            if start_states is None:
+                starts = graph.central_state[None]
+            else:
+                starts = graph.states_tensor(start_states, "start_states")
+                check(len(starts) > 0, "start_states must not be empty")
+            plan = Plan(
                 graph,
-                encoded,
+                starts,
                 limits,
                 wanted,
-                max_bytes=plan.limit_bytes,
-                threads=threads,
+                max_memory_gb=max_memory_gb,
                 scratch_dir=scratch_dir,
                 resume=resume,
             )
-        threads = threads or graph.threads or torch.get_num_threads()
-        collector = Collector(graph, limits, wanted)
+            chosen = engine
+            if engine == "auto":
+                chosen = plan.choose()
+            else:
+                plan.require(engine)
+            return Request(
+                engine=chosen,
+                starts=starts,
+                encoded=graph.encode_states(starts),
+                plan=plan,
+                threads=threads or graph.threads or torch.get_num_threads(),
+                batch_size=_NO_BATCHING if disable_batching else None,
+            )
+
+        if engine == "distributed":
+            from rankone.cayley.algo.bfs_distributed import search_distributed
+
+            return search_distributed(graph, checked)
+        request = checked()
+        engine, plan, threads = request.engine, request.plan, request.threads
+        starts, encoded = request.starts, request.encoded
+        collector = Collector(graph, plan.limits, plan.wanted)
         if engine == "torch" or (engine == "hash" and scratch_dir is not None):
             checkpoint = None
             if scratch_dir is not None:
                 require_no_layers(collector)
                 checkpoint = Checkpoint(scratch_dir, graph, encoded, resume=resume)
-            batch_size = _NO_BATCHING if disable_batching else None
             share: TorchShare | NativeShare
             if engine == "torch":
                 share = TorchShare(
-                    graph, encoded, max_bytes=plan.limit_bytes, batch_size=batch_size
+                    graph, encoded, max_bytes=plan.limit_bytes, batch_size=request.batch_size
                 )
             else:
                 share = NativeShare(graph, starts, max_bytes=plan.limit_bytes, threads=threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rankone.cayley.algo._collect import UNLIMITED_DIAMETER
+from rankone.cayley.algo._graph_argument import check_graph
 from rankone.cayley.algo.engines import has_compiled_engines
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ def bfs_bitmask(graph: CayleyGraph, max_diameter: int = UNLIMITED_DIAMETER) -> l
         graph: a graph whose central state is a permutation (or what else engine "bitarray" takes).
         max_diameter: the largest distance to compute.
 
+    Returns:
+        Number of elements at distance 0, 1, ...
+
     Raises:
         CayleyError: where the engine does not apply.
         MemoryError: where the bits do not fit.
@@ -30,6 +34,7 @@ def bfs_bitmask(graph: CayleyGraph, max_diameter: int = UNLIMITED_DIAMETER) -> l
         >>> bfs_bitmask(CayleyGraph(PermutationGroups.coxeter(4), device="cpu"))
         [1, 3, 5, 6, 5, 3, 1]
     """
+    check_graph(graph)
     result = graph.bfs(
         engine="bitarray" if has_compiled_engines(graph) else "torch",
         max_diameter=max_diameter,

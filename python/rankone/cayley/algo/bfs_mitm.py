@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rankone._arguments import check_instance
+from rankone.cayley.algo._graph_argument import check_graph
 from rankone.cayley.algo.bfs_result import BfsResult
 from rankone.cayley.algo.interactive_bfs import InteractiveBfs
 from rankone.cayley.cayley_graph_def import AnyStateType
@@ -19,7 +21,16 @@ if TYPE_CHECKING:
 
 
 class MeetInTheMiddle:
-    """Searches that meet: paths up to twice as long as the depth of either."""
+    """Searches that meet: paths up to twice as long as the depth of either.
+
+    Example:
+        >>> from rankone.cayley import CayleyGraph, PermutationGroups
+        >>> from rankone.cayley.algo import MeetInTheMiddle
+        >>> graph = CayleyGraph(PermutationGroups.lrx(5), device="cpu")
+        >>> partial = graph.bfs(max_diameter=2, return_all_hashes=True)
+        >>> len(MeetInTheMiddle.find_path_to(graph, [1, 0, 2, 3, 4], partial))
+        1
+    """
 
     @staticmethod
     def find_path_to(
@@ -51,6 +62,8 @@ class MeetInTheMiddle:
             >>> len(MeetInTheMiddle.find_path_to(graph, state, partial))
             5
         """
+        check_graph(graph)
+        check_instance("bfs_result", bfs_result, BfsResult)
         check(bfs_result.graph == graph.definition, "bfs_result must be of the same graph")
         bfs_result.check_has_layer_hashes()
         known = [hashes.to(graph.device).sort().values for hashes in bfs_result.layers_hashes]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankone._repr import short_repr
 from rankone.cayley._extras import need
 from rankone.cayley.cayley_graph_def import CayleyGraphDef, GeneratorType, MatrixGenerator
 from rankone.cayley.errors import CayleyError, check
@@ -98,16 +99,23 @@ class BfsResult:
             not asked for.
         edges_list_hashes: (E, 2) int64 hashes of the ends of each edge, or None.
         graph: the definition of the graph.
-        engine_info: "engine", "threads", "seconds", "states_per_second", "bytes_peak" and "status"
-            (why the search ended); not compared by ``==``.
+        engine_info: how the search went; not compared by ``==``. "engine", the one that ran;
+            "threads" of the CPU; "seconds"; "states_per_second", vertices found; "bytes_peak", the
+            most memory that the engine held; "status", why the search ended: "complete",
+            "max_diameter", "max_layer_size", "max_states", "time_limit", "stop_condition",
+            "interrupted", "memory_limit" or "disk_limit". The distributed engine adds "world_size",
+            the number of processes; "bytes_sent" by this one; "exchanges", their number; and
+            "exchange_seconds", spent in them and in waits for the others.
     """
+
+    __repr__ = short_repr
 
     bfs_completed: bool
     layer_sizes: list[int]
-    layers: Mapping[int, Tensor]
-    layers_hashes: list[Tensor]
-    edges_list_hashes: Tensor | None
-    graph: CayleyGraphDef
+    layers: Mapping[int, Tensor] = field(repr=False)
+    layers_hashes: list[Tensor] = field(repr=False)
+    edges_list_hashes: Tensor | None = field(repr=False)
+    graph: CayleyGraphDef = field(repr=False)
     engine_info: dict[str, Any] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rankone.cayley.algo._graph_argument import check_graph
 from rankone.cayley.algo.bfs_mitm import MeetInTheMiddle
 from rankone.cayley.algo.bfs_result import BfsResult
 from rankone.cayley.cayley_graph_def import AnyStateType
@@ -40,6 +41,7 @@ def find_path(graph: CayleyGraph, start_state: AnyStateType, **kwargs: Any) -> l
         >>> find_path(CayleyGraph(PermutationGroups.lrx(5), device="cpu"), [1, 2, 3, 4, 0])
         [1]
     """
+    check_graph(graph)
     state = graph.states_tensor(start_state, "start_state")
     check(len(state) == 1, f"start_state must be one state, got {len(state)}")
     if torch.equal(state[0], graph.central_state):

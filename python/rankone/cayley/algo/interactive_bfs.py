@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from rankone.cayley.algo._collect import sort_states
+from rankone.cayley.algo._graph_argument import check_graph
 from rankone.cayley.cayley_graph_def import AnyStateType
 from rankone.cayley.torch_utils import SeenStates, isin_via_searchsorted
 
@@ -37,6 +38,7 @@ class InteractiveBfs:
     """
 
     def __init__(self, graph: CayleyGraph, start_states: AnyStateType) -> None:
+        check_graph(graph)
         self.graph = graph
         states, hashes = graph.get_unique_states(graph.encode_states(start_states))
         self._seen = SeenStates()

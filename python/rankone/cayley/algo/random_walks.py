@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rankone.cayley.algo._graph_argument import check_graph
 from rankone.cayley.cayley_graph_def import AnyStateType
 from rankone.cayley.errors import CayleyError, check, check_range
 from rankone.cayley.torch_utils import SeenStates, contained
@@ -40,6 +41,7 @@ class RandomWalksGenerator:
     """
 
     def __init__(self, graph: CayleyGraph) -> None:
+        check_graph(graph)
         self.graph = graph
 
     def generate(

@@ -6,6 +6,11 @@ copied. Each file says which command made it, with the largest search that it al
 CayleyPy Growth (arXiv 2509.19162).
 """
 
+from rankone._namespace import public_names
 from rankone.cayley.datasets.tables import dataset_names, generate_datasets, load_dataset
 
 __all__ = ["dataset_names", "generate_datasets", "load_dataset"]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -158,6 +158,9 @@ def _tables() -> dict[str, _Table]:
 def dataset_names() -> list[str]:
     """Names of the tables.
 
+    Returns:
+        The names, as :func:`load_dataset` takes them.
+
     Example:
         >>> from rankone.cayley.datasets import dataset_names
         >>> "lrx_cayley_growth" in dataset_names()

@@ -1,5 +1,6 @@
 """Models that estimate distances, their configurations, and files of their weights."""
 
+from rankone._namespace import public_names
 from rankone.cayley.models.checkpoint import (
     graph_hash,
     load_checkpoint,
@@ -19,3 +20,7 @@ __all__ = [
     "pretrained_path",
     "save_checkpoint",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

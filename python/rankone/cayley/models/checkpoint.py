@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankone._arguments import check_instance
 from rankone._files import write_whole
 from rankone.cayley.cayley_graph_def import CayleyGraphDef
 from rankone.cayley.errors import check
@@ -27,6 +28,9 @@ MODEL_DIRECTORY_VARIABLE = "RANKONE_MODEL_DIR"
 def graph_hash(graph_def: CayleyGraphDef) -> str:
     """A hash of what a graph is, names aside: generators and central state.
 
+    Args:
+        graph_def: the definition.
+
     Returns:
         SHA-256 in hexadecimal of the JSON of the generators' type, the generators (a matrix with
         its modulus) and the central state, keys sorted.
@@ -38,6 +42,7 @@ def graph_hash(graph_def: CayleyGraphDef) -> str:
         >>> graph_hash(definition) == graph_hash(definition.with_name("other"))
         True
     """
+    check_instance("graph_def", graph_def, CayleyGraphDef)
     generators: list[Any] = (
         [[int(entry) for entry in p] for p in graph_def.generators_permutations]
         if graph_def.is_permutation_group()
@@ -56,6 +61,19 @@ def pretrained_path(graph_def: CayleyGraphDef) -> Path:
 
     The folder is that of the environment variable RANKONE_MODEL_DIR, else
     ``~/.local/share/rankone/models``; save a model there with :func:`save_checkpoint`.
+
+    Args:
+        graph_def: the graph's definition.
+
+    Returns:
+        The path, whether or not there is a file.
+
+    Example:
+        >>> from rankone.cayley import PermutationGroups
+        >>> from rankone.cayley.models import graph_hash, pretrained_path
+        >>> definition = PermutationGroups.lrx(4)
+        >>> pretrained_path(definition).name == graph_hash(definition) + ".pt"
+        True
     """
     folder = os.environ.get(MODEL_DIRECTORY_VARIABLE) or "~/.local/share/rankone/models"
     return Path(folder).expanduser() / f"{graph_hash(graph_def)}.pt"
@@ -87,6 +105,8 @@ def save_checkpoint(
         ...     load_checkpoint(f"{folder}/model.pt")[1] == config
         True
     """
+    check_instance("model", model, nn.Module)
+    check_instance("config", config, ModelConfig)
     if graph_def is not None:
         config = replace(config, graph_hash=graph_hash(graph_def))
     contents = {
@@ -116,6 +136,17 @@ def load_checkpoint(
 
     Raises:
         CayleyError: for another kind of file, a newer format, or a model of another graph.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from rankone.cayley import ModelConfig, load_checkpoint, save_checkpoint
+        >>> config = ModelConfig("MLP", 4, 4, [8])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_checkpoint(Path(folder) / "model.pt", config.build_model(), config)
+        ...     model, config = load_checkpoint(Path(folder) / "model.pt")
+        >>> config.layers_sizes
+        [8]
     """
     contents = torch.load(path, map_location="cpu", weights_only=True)
     name = os.fspath(path)

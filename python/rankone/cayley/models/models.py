@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_instance
 from rankone.cayley.errors import CayleyError, check, check_range
 
 
@@ -105,6 +106,7 @@ class _StateModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        check_instance("config", config, ModelConfig)
         check_range("input_size", config.input_size, 1)
         check_range("num_classes_for_one_hot", config.num_classes_for_one_hot, 1)
         check_range("n_outputs", config.n_outputs, 1)
@@ -117,6 +119,7 @@ class _StateModel(nn.Module):
 
     def one_hot(self, states: Tensor) -> Tensor:
         """(N, input_size * classes) from (N, input_size) or (N, n, m) integers."""
+        check_instance("x", states, Tensor)
         flat = states.long().reshape(-1, self.config.input_size)
         if flat.numel():
             low, high = (int(bound) for bound in torch.aminmax(flat))
@@ -137,6 +140,13 @@ class MlpModel(_StateModel):
 
     Args:
         config: sizes.
+
+    Example:
+        >>> import torch
+        >>> from rankone.cayley.models import ModelConfig, MlpModel
+        >>> model = MlpModel(ModelConfig("MLP", 4, 4, [8]))
+        >>> model(torch.tensor([[1, 0, 2, 3]])).shape
+        torch.Size([1])
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -170,6 +180,13 @@ class ResMlpModel(_StateModel):
 
     Args:
         config: sizes; at least one block.
+
+    Example:
+        >>> import torch
+        >>> from rankone.cayley.models import ModelConfig, ResMlpModel
+        >>> model = ResMlpModel(ModelConfig("RESMLP", 4, 4, [8]))
+        >>> model(torch.tensor([[1, 0, 2, 3]])).shape
+        torch.Size([1])
     """
 
     def __init__(self, config: ModelConfig) -> None:

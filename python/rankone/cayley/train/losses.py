@@ -11,7 +11,7 @@ from rankone.cayley.errors import CayleyError, check
 
 
 class Loss(abc.ABC):
-    """The weighted mean of :meth:`elementwise` over labelled entries."""
+    """Base of losses: the weighted mean of :meth:`elementwise` over labelled entries."""
 
     @abc.abstractmethod
     def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -98,7 +98,14 @@ class PinballLoss(Loss):
 
 
 def make_loss(name: str, tau: float = 0.5) -> Loss:
-    """A loss by name: "mse" or "pinball".
+    """A loss by name.
+
+    Args:
+        name: "mse" or "pinball".
+        tau: level of the pinball loss, strictly between 0 and 1.
+
+    Returns:
+        The loss.
 
     Raises:
         CayleyError: for another name.
