@@ -107,7 +107,7 @@ else
   grep -E 'SUMMARY|calls' "$out/sanitize.log"
 fi
 
-for op in linear_attention delta_rule; do
+for op in linear_attention delta_rule selective_scan_2d; do
   phase "comparisons: $op" 60 benchmark.log \
     "$python" -m bench.peers --op "$op" --device cuda --quick --out "$out"
 done

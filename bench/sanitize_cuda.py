@@ -3,8 +3,9 @@
 Shapes are the least that reach every path: dims that fill no tile, grouped heads, packed sequences
 with an empty one, the normalised forms, and one head for a long time, which is split. Inputs are
 made on the host and copied, and torch's caching is best turned off
-(``PYTORCH_NO_CUDA_MEMORY_CACHING=1``), so that each tensor is an allocation of its own. Searches
-take states of one word and of several, closed and directed, and matrices.
+(``PYTORCH_NO_CUDA_MEMORY_CACHING=1``), so that each tensor is an allocation of its own. Scans of
+grids run in every discretization, with more rows and more columns than warps, and with long axes,
+which are split. Searches take states of one word and of several, closed and directed, and matrices.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from rankone.ops import (
     perm_apply,
     perm_hash_neighbors,
     permutation_bfs,
+    selective_scan,
+    selective_scan_2d,
+    selective_scan_2d_step,
 )
 from rankone.ops._library import native_for, native_module
 from rankone.ops._permutation_bfs_cuda import cuda_kernels
@@ -149,6 +153,112 @@ def delta_calls() -> int:
     return calls
 
 
+# (discretization, structure)
+SCANS = (
+    ("zoh", "diagonal"),
+    ("mamba", "diagonal"),
+    ("exp", "diagonal"),
+    ("none", "diagonal"),
+    ("zoh", "companion"),
+)
+# (batch, rows, columns, channels, states, groups); the third has several channels a thread.
+GRIDS = ((1, 9, 20, 6, 5, 2), (1, 20, 9, 33, 16, 3), (70, 1, 2, 66, 4, 1))
+LONG_GRIDS = ((1, 2, 400, 4, 4, 1), (1, 400, 2, 4, 4, 1))
+LONG_LINE = 1200
+
+
+def scan_inputs(grid, mode: tuple[str, str], dtype: torch.dtype, coupled: tuple[bool, bool]):
+    """The tensors of a scan by name, B and C of every form, and its states by column and row."""
+    batch, rows, columns, channels, states, groups = grid
+    discretization, structure = mode
+    cells = (batch, rows, columns)
+    given: dict[str, Tensor | None] = {"dt1": None, "dt2": None}
+    given["x"] = on_device(torch.rand(*cells, channels), dtype)
+    given["z"] = on_device(torch.rand(*cells, channels), dtype)
+    given["D"] = on_device(torch.rand(channels))
+    if discretization != "none":
+        for name, heads in (("dt1", channels), ("dt2", 1)):
+            given[name] = on_device(torch.rand(*cells, heads), dtype)
+            given[f"{name}_bias"] = on_device(torch.rand(heads))
+    sign = 0.4 if discretization == "none" else -1.0
+    for name, size in (("A1", sign), ("A2", 0.2), ("A3", 0.2), ("A4", sign)):
+        given[name] = on_device(size * (torch.rand(channels, states) + 0.5))
+    if structure == "companion":
+        for name in ("A1", "A2"):
+            given[name] = on_device(torch.rand(channels, states) / states)
+        given["gamma"] = on_device(torch.rand(channels) - 0.5)
+    for name, keep in zip(("A2", "A3"), coupled, strict=True):
+        given[name] = given[name] if keep else None
+    given["B1"] = on_device(torch.rand(*cells, states), dtype)
+    given["B2"] = on_device(torch.rand(channels, states))
+    for name in ("C1", "C2"):
+        given[name] = on_device(torch.rand(*cells, groups, states), dtype)
+    borders = tuple(
+        tuple(on_device(torch.rand(batch, length, channels, states)) for _ in range(2))
+        for length in (rows, columns)
+    )
+    return given, borders
+
+
+def scan_whole(grid, mode, dtype, *, coupled=(True, True), reverse=False) -> None:
+    """Forward with states and backward for every input."""
+    given, (col, row) = scan_inputs(grid, mode, dtype, coupled)
+    y, (col_after, row_after) = selective_scan_2d(
+        **given, dt_softplus=mode[0] != "none", discretization=mode[0], structure=mode[1],
+        reverse_rows=reverse, reverse_cols=reverse, initial_col_state=col, initial_row_state=row,
+        return_final_state=True, backend="native",
+    )  # fmt: skip
+    results = (y, *col_after, *row_after)
+    weights = [torch.rand(result.shape).to(result.dtype).cuda() for result in results]
+    leaves = [x for x in (*given.values(), *col, *row) if x is not None]
+    torch.autograd.grad(results, leaves, weights)
+
+
+def scan_step(grid, mode, dtype) -> None:
+    given, (col, _) = scan_inputs(grid, mode, dtype, (True, True))
+    column = {
+        name: tensor[:, :, 0] if tensor is not None and tensor.ndim > 2 else tensor
+        for name, tensor in given.items()
+    }
+    column["x_col"] = column.pop("x")
+    with torch.no_grad():
+        selective_scan_2d_step(
+            **column, dt_softplus=mode[0] != "none", discretization=mode[0], structure=mode[1],
+            col_state=col, backend="native",
+        )  # fmt: skip
+
+
+def scan_line(time: int, dtype: torch.dtype) -> None:
+    """Forward and backward of the scan over one axis."""
+    batch, channels, states = 2, 6, 5
+    u, delta = (on_device(torch.rand(batch, channels, time), dtype) for _ in range(2))
+    A, D = on_device(-torch.rand(channels, states) - 0.1), on_device(torch.rand(channels))
+    B = on_device(torch.rand(batch, states, time), dtype)
+    C = on_device(torch.rand(batch, 3, states, time), dtype)
+    results = selective_scan(u, delta, A, B, C, D, return_last_state=True, backend="native")
+    weights = [torch.rand(result.shape).to(result.dtype).cuda() for result in results]
+    torch.autograd.grad(results, (u, delta, A, B, C, D), weights)
+
+
+def scan_calls() -> int:
+    calls = 0
+    for mode, dtype in itertools.product(SCANS, DTYPES):
+        for index, grid in enumerate(GRIDS):
+            scan_whole(grid, mode, dtype, reverse=index == 0)
+            scan_step(grid, mode, dtype)
+            calls += 2
+        torch.cuda.synchronize()
+    for dtype in DTYPES:
+        for grid, coupled in itertools.product(LONG_GRIDS, ((False, True), (True, False))):
+            scan_whole(grid, ("none", "diagonal"), dtype, coupled=coupled)
+            calls += 1
+        for time in (1, 70, LONG_LINE):
+            scan_line(time, dtype)
+            calls += 1
+    torch.cuda.synchronize()
+    return calls
+
+
 def search_calls() -> int:
     """Every engine on graphs of every kind, and the two ops on many states."""
     n = 7
@@ -203,6 +313,8 @@ def main() -> int:
     torch.cuda.synchronize()
     if native_for("delta_rule", torch.device("cuda"), torch.float32) is not None:
         calls += delta_calls()
+    if native_for("selective_scan_2d", torch.device("cuda"), torch.float32) is not None:
+        calls += scan_calls()
     if cuda_kernels(torch.device("cuda")) is not None:
         calls += search_calls()
     print(f"sanitize_cuda: {calls} calls")

@@ -17,10 +17,12 @@ DEVICE = torch.device("cuda")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _moved(value):
+def moved(value):
     """Floating tensors as leaves on the device, other tensors on the device, the rest as it is."""
+    if isinstance(value, dict):
+        return {name: moved(part) for name, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(_moved(part) for part in value)
+        return tuple(moved(part) for part in value)
     if not isinstance(value, Tensor):
         return value
     value = value.detach().to(DEVICE)
@@ -29,10 +31,10 @@ def _moved(value):
 
 def on_device(case):
     """The same numbers in leaves on the device."""
-    moved = copy.copy(case)
+    other = copy.copy(case)
     for name, value in vars(case).items():
-        setattr(moved, name, _moved(value))
-    return moved
+        setattr(other, name, moved(value))
+    return other
 
 
 def run(case, function, **options):
@@ -104,44 +106,42 @@ def assert_a_graph_replays_on_new_inputs(function, inputs):
         assert_same_bits(results, function())
 
 
-def assert_runs_on_the_current_stream(case, function):
+def assert_runs_on_the_current_stream(case, function, late):
+    """``late`` is an input of the case, whose numbers come after a wait."""
     expected, expected_gradients = run(case, function)
     torch.cuda.synchronize()
-    values = case.v.detach().clone()
+    values = late.detach().clone()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        # On any other stream the kernel would read v before the wait is over.
+        # On any other stream the kernel would read it before the wait is over.
         with torch.no_grad():
-            case.v.zero_()
+            late.zero_()
             torch.cuda._sleep(50_000_000)
-            case.v.copy_(values)
+            late.copy_(values)
         results, gradients = run(case, function)
     torch.cuda.current_stream().wait_stream(stream)
     assert_same_bits((*results, *gradients), (*expected, *expected_gradients))
 
 
 def assert_does_not_wait_for_the_device(case, function):
-    output, state = case.run(function)
-    weight, state_weight = torch.randn_like(output), torch.randn_like(state)
+    weights = [torch.randn_like(result) for result in case.run(function)]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         results = case.run(function)
-        torch.autograd.grad(results, case.differentiable(), (weight, state_weight))
+        torch.autograd.grad(results, case.differentiable(), weights)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def peak_of_a_training_call(case, function, with_gradients):
-    """Bytes beyond the inputs; ``with_gradients`` names the tensors that get one."""
+def peak_of_a_training_call(function, leaves):
+    """Bytes beyond the inputs; ``function`` takes no arguments, ``leaves`` get gradients."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    output = function(case)
+    output = function()
     weight = torch.ones((), device=DEVICE, dtype=output.dtype).expand_as(output)
-    gradients = torch.autograd.grad(
-        output, [getattr(case, name) for name in with_gradients], weight
-    )
+    gradients = torch.autograd.grad(output, leaves, weight)
     del gradients
     return torch.cuda.max_memory_allocated() - before
 

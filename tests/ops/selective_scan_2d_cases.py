@@ -1,5 +1,6 @@
 """Inputs shared by the tests of the 2D selective scan on every backend."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -133,6 +134,23 @@ class Case(SequenceCase):
         other.states_in = tuple(next(given) for _ in self.states_in)
         return other
 
+    def part(self, rows, columns) -> dict[str, Tensor | None]:
+        """The tensors over cells of a rectangle of the grid, and the others as they are."""
+        return {
+            name: tensor[:, rows, columns] if tensor is not None and tensor.ndim > 2 else tensor
+            for name, tensor in self.given.items()
+        }
+
+    def laid_out(self, layout: Callable[[Tensor], Tensor]) -> "Case":
+        """The same numbers in leaves with other strides; matrices are transposed in memory."""
+        tensors = [
+            (layout(t) if t.ndim > 2 else t.mT.contiguous().mT if t.ndim == 2 else t)
+            .detach()
+            .requires_grad_()
+            for t in self.differentiable()
+        ]
+        return self.rebuilt(tensors)
+
     def in_double(self) -> "Case":
         """The same numbers, held in float64."""
         doubled = [tensor.detach().double().requires_grad_() for tensor in self.differentiable()]
@@ -164,3 +182,15 @@ SHAPES = (
 def applicable(shape: dict, mode: tuple[str, str]) -> dict:
     """A shape for a mode: the companion structure has no scalar form."""
     return {**shape, "scalar": False} if mode[1] == "companion" else shape
+
+
+def layouts() -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Functions that lay the same (batch, rows, columns, ...) numbers out with other strides."""
+    return (
+        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+        lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
+        lambda x: x.movedim(-1, 1).contiguous().movedim(1, -1),
+        lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
+        lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    )

@@ -62,7 +62,9 @@ def layouts() -> tuple[Callable[[Tensor], Tensor], ...]:
 
 class SequenceCase:
     """Random inputs of a sequence op. A subclass has ``run``, ``differentiable`` and the fields
-    ``dtype``, ``seed`` and ``rounded_to``."""
+    ``dtype``, ``seed`` and ``rounded_to``; where the op has a decay, ``log_decay`` and ``time``."""
+
+    log_decay = None
 
     def normal(self) -> Callable[..., Tensor]:
         """A source of normal numbers, the same for the same seed in every dtype."""

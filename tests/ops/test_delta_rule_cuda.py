@@ -349,7 +349,7 @@ def test_step_compiles_without_a_graph_break(inplace):
 def test_kernels_run_on_the_current_stream():
     case = on_device(Case(time=3000, heads=4, value_heads=4, key_dim=64, value_dim=64,
                           decay="token", dtype=torch.bfloat16))  # fmt: skip
-    cuda_cases.assert_runs_on_the_current_stream(case, native_rule)
+    cuda_cases.assert_runs_on_the_current_stream(case, native_rule, case.v)
 
 
 @pytest.mark.parametrize("form", DECAY_FORMS)
@@ -366,7 +366,7 @@ def test_backward_keeps_nothing_that_grows_beyond_its_results():
         case = on_device(Case(batch=1, time=time, heads=heads, value_heads=heads, key_dim=dim,
                               value_dim=dim, dtype=torch.bfloat16, with_state=False))  # fmt: skip
         return cuda_cases.peak_of_a_training_call(
-            case, lambda c: native_rule(*c.tokens())[0], ("q", "k", "v", "beta")
+            lambda: native_rule(*case.tokens())[0], case.tokens()
         )
 
     extra(1024)

@@ -302,7 +302,7 @@ def test_step_compiles_without_a_graph_break():
 def test_kernels_run_on_the_current_stream():
     case = on_device(Case(time=3000, heads=4, kv_heads=4, key_dim=64, value_dim=64, decay="token",
                           dtype=torch.bfloat16))  # fmt: skip
-    cuda_cases.assert_runs_on_the_current_stream(case, native_attention)
+    cuda_cases.assert_runs_on_the_current_stream(case, native_attention, case.v)
 
 
 @pytest.mark.parametrize("form", DECAY_FORMS)
@@ -317,7 +317,7 @@ def test_backward_keeps_nothing_that_grows_beyond_its_results():
         case = on_device(Case(batch=1, time=time, heads=8, kv_heads=8, key_dim=64, value_dim=64,
                               dtype=torch.bfloat16, with_state=False))  # fmt: skip
         return cuda_cases.peak_of_a_training_call(
-            case, lambda c: native_attention(c.q, c.k, c.v)[0], ("q", "k", "v")
+            lambda: native_attention(case.q, case.k, case.v)[0], (case.q, case.k, case.v)
         )
 
     extra(1024)

@@ -13,7 +13,7 @@ from rankone.ops import (
 )
 from torch.nn import functional
 
-from .selective_scan_2d_cases import MODES, SHAPES, Case, applicable
+from .selective_scan_2d_cases import MODES, SHAPES, Case, applicable, layouts
 from .sequence_cases import (
     BACKENDS,
     GRADIENT_FACTOR,
@@ -396,14 +396,6 @@ def test_a_cell_changes_nothing_before_it(backend):
     assert bool((difference[reached] > 0).all())
 
 
-def part(case, rows, columns):
-    """The tensors over cells of a rectangle of the grid, and the others as they are."""
-    return {
-        name: tensor[:, rows, columns] if tensor is not None and tensor.ndim > 2 else tensor
-        for name, tensor in case.given.items()
-    }
-
-
 @every_mode
 @both_backends
 def test_four_quadrants_with_states_handed_over_are_one_call(backend, mode):
@@ -413,7 +405,7 @@ def test_four_quadrants_with_states_handed_over_are_one_call(backend, mode):
 
     def scan(rows, columns, col, row):
         return selective_scan_2d(
-            **part(case, rows, columns), **case.options(), initial_col_state=col,
+            **case.part(rows, columns), **case.options(), initial_col_state=col,
             initial_row_state=row, return_final_state=True, backend=backend,
         )  # fmt: skip
 
@@ -443,10 +435,7 @@ def test_steps_equal_the_scan(backend, mode, reverse_rows):
     del options["reverse_cols"]
     state, outputs = case.states_in[:2], []
     for t in range(5):
-        given = {
-            name: tensor[:, :, t] if tensor is not None and tensor.ndim > 2 else tensor
-            for name, tensor in case.given.items()
-        }
+        given = case.part(slice(None), t)
         given["x_col"] = given.pop("x")
         y, state = selective_scan_2d_step(**given, **options, col_state=state, backend=backend)
         outputs.append(y)
@@ -462,10 +451,7 @@ def test_steps_equal_the_scan(backend, mode, reverse_rows):
 
 def test_a_step_without_a_state_starts_from_zeros():
     case = Case(columns=1, with_state=False)
-    given = {
-        name: tensor[:, :, 0] if tensor is not None and tensor.ndim > 2 else tensor
-        for name, tensor in case.given.items()
-    }
+    given = case.part(slice(None), 0)
     given["x_col"] = given.pop("x")
     y, state = selective_scan_2d_step(**given, dt_softplus=True, col_state=None)
     expected = case.run(selective_scan_2d)
@@ -633,31 +619,13 @@ def test_nothing_of_the_states_is_kept_for_the_backward(backend):
     assert sum(storages.values()) <= inputs
 
 
-def layouts():
-    return (
-        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
-        lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
-        lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
-        lambda x: x.movedim(-1, 1).contiguous().movedim(1, -1),
-        lambda x: x.flip(1).contiguous().flip(1),
-        lambda x: x.repeat_interleave(2, -1)[..., ::2],
-    )
-
-
 @pytest.mark.parametrize("layout", range(6))
 @both_backends
 def test_strides_do_not_change_the_result(backend, layout):
     case = Case(vectors=("cell", "group", "static", "cell"), heads=(3, 6))
     expected = case.run(selective_scan_2d, backend=backend)
     gradients = case.gradients(selective_scan_2d, backend=backend)
-    change = layouts()[layout]
-    tensors = [
-        (change(t) if t.ndim > 2 else t.mT.contiguous().mT if t.ndim == 2 else t)
-        .detach()
-        .requires_grad_()
-        for t in case.differentiable()
-    ]
-    other = case.rebuilt(tensors)
+    other = case.laid_out(layouts()[layout])
     assert_near(other.run(selective_scan_2d, backend=backend), expected, 1e-14)
     assert_near(other.gradients(selective_scan_2d, backend=backend), gradients, 1e-13)
 

@@ -108,6 +108,16 @@ def test_the_scan_over_one_axis_and_the_step_compile_too():
     assert all(torch.equal(one, other) for one, other in zip(state, expected_state, strict=True))
 
 
+def test_compiles_where_the_channels_of_x_alone_are_symbolic():
+    torch.compiler.reset()
+    case = Case(dtype=torch.float32)
+    given = {name: t if t is None else t.detach() for name, t in case.given.items()}
+    torch._dynamo.maybe_mark_dynamic(given["x"], 3)
+    compiled = torch.compile(selective_scan_2d, fullgraph=True, backend="aot_eager")
+    y = compiled(**given, **case.options())
+    assert torch.equal(y, selective_scan_2d(**given, **case.options()))
+
+
 def test_compiles_through_the_default_backend():
     case = Case(rows=3, columns=4, dtype=torch.float32)
     compiled = torch.compile(lambda **k: selective_scan_2d(**k), fullgraph=True)

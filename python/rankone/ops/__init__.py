@@ -3,6 +3,7 @@
 Importing this package registers the custom ops ``torch.ops.rankone.*``.
 """
 
+from rankone._namespace import public_names
 from rankone.ops import fla
 from rankone.ops._causal_conv1d import causal_conv1d, causal_conv1d_step
 from rankone.ops._delta_rule import delta_rule, delta_rule_step
@@ -29,6 +30,8 @@ from rankone.ops.reference import (
     linear_attention_reference,
     selective_scan_2d_reference,
 )
+
+_SUBMODULES = ("fla", "reference")
 
 __all__ = [
     "MLSTMState",
@@ -58,3 +61,7 @@ __all__ = [
     "selective_scan_2d_step",
     "slstm",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -95,6 +95,7 @@ def mlstm(
         (torch.Size([2, 100, 4, 16]), torch.Size([2, 4, 16, 16]), torch.Size([2, 4]))
     """
     _check_arguments(q, k, v, input_gate, forget_gate, initial_state, cu_seqlens, eps)
+    checks.check_flags({"output_final_state": output_final_state})
     dtype = _sequence.state_dtype(q.dtype)
     sequences = _sequence.sequence_count(q, cu_seqlens)
     before = _memory(initial_state)

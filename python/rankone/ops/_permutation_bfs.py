@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankone._repr import short_repr
 from rankone.ops import _library, checks
+from rankone.ops._permutation_bfs_arguments import check_graph, check_int64, check_permutations
 from rankone.ops._permutation_bfs_cuda import cuda_kernels, cuda_search, device_limit
 from rankone.ops._permutation_bfs_reference import permutation_bfs_reference
 
@@ -141,7 +143,7 @@ def perm_apply(states: Tensor, generators: Tensor, n: int, w: int) -> Tensor:
         raise ValueError(f"w must be one of {WIDTHS}, got {w}")
     checks.check_rank("states", states, ("states", "words"))
     checks.check_rank("generators", generators, ("generators", "n"))
-    _check_int64(states=states, generators=generators)
+    check_int64(states=states, generators=generators)
     if n < 1 or generators.shape[1] != n:
         raise ValueError(f"generators must have n = {n} columns, got {generators.shape[1]}")
     words = -(-n // (64 // w))
@@ -242,7 +244,7 @@ def perm_hash_neighbors(states: Tensor, generators: Tensor, weights: Tensor) -> 
     checks.check_rank("weights", weights, ("n",))
     if states.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
         raise checks.DTypeError(f"states must be uint8, int16, int32 or int64, got {states.dtype}")
-    _check_int64(generators=generators, weights=weights)
+    check_int64(generators=generators, weights=weights)
     n = states.shape[1]
     for name, tensor in (("generators", generators), ("weights", weights)):
         if tensor.shape[-1] != n:
@@ -259,25 +261,7 @@ def _check_device_permutations(generators: Tensor) -> None:
     """The native CPU functions check this themselves."""
     compiling = torch.compiler.is_compiling()
     if generators.is_cuda and not compiling and checks.values_checked(generators):
-        _check_permutations(generators)
-
-
-def _check_permutations(generators: Tensor) -> None:
-    size = generators.shape[-1]
-    identity = torch.arange(size, device=generators.device)
-    wrong = (generators.sort(dim=1).values != identity).any(1).nonzero()
-    if len(wrong):
-        index = int(wrong[0])
-        raise ValueError(
-            f"generators[{index}] must be a permutation of 0..{size - 1}, "
-            f"got {generators[index].tolist()[:20]}"
-        )
-
-
-def _check_int64(**tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.int64:
-            raise checks.DTypeError(f"{name} must be int64, got {tensor.dtype}")
+        check_permutations(generators)
 
 
 # ---- searches ----
@@ -320,6 +304,8 @@ class PermutationBfs:
         seconds: how long.
         peak_bytes: most memory that the engine's arrays took.
     """
+
+    __repr__ = short_repr
 
     layer_sizes: list[int]
     layers: dict[int, Tensor] = field(repr=False)
@@ -466,7 +452,7 @@ def permutation_bfs(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    generators, starts, shape = _check_graph(generators, start_state, modulus)
+    generators, starts, shape = check_graph(generators, start_state, modulus)
     device = generators.device
     limits = SearchLimits(max_level, max_states, max_layer_size, max_seconds, max_bytes)
     for name, value in vars(limits).items():
@@ -554,51 +540,3 @@ def _bits(starts: Tensor, modulus: int, matrices: bool) -> int:
         return 64
     largest = modulus - 1 if matrices else int(starts.max())
     return next(width for width in WIDTHS if largest < 1 << width)
-
-
-def _check_graph(
-    generators: Tensor, start_state: Tensor | None, modulus: int
-) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Checked generators on their device, start states (k, size) on the CPU, and the shape of one
-    state."""
-    checks.check_tensor("generators", generators)
-    _check_int64(generators=generators)
-    if generators.ndim not in (2, 3) or generators.numel() == 0:
-        raise ValueError(
-            "generators must be permutations (count, n) or matrices (count, r, r), at least one, "
-            f"got shape {checks.shape_of(generators)}"
-        )
-    generators = generators.detach().contiguous()
-    count, size = generators.shape[0], generators.shape[-1]
-    matrices = generators.ndim == 3
-    if matrices:
-        if generators.shape[1] != size:
-            raise ValueError(
-                f"generators must be square matrices, got shape {checks.shape_of(generators)}"
-            )
-        if modulus != 0 and not 2 <= modulus <= 2**31:
-            raise ValueError(f"modulus must be 0 or from 2 to 2**31, got {modulus}")
-        if modulus:
-            generators = generators % modulus
-    else:
-        if modulus:
-            raise ValueError(f"modulus goes with matrices, got {modulus} for permutations")
-        _check_permutations(generators)
-    if start_state is None:
-        start_state = torch.eye(size, dtype=torch.int64) if matrices else torch.arange(size)
-    checks.check_tensor("start_state", start_state)
-    _check_int64(start_state=start_state)
-    axes = 2 if matrices else 1
-    shape = tuple(start_state.shape[-axes:])
-    if start_state.ndim not in (axes, axes + 1) or shape[0] != size or start_state.numel() == 0:
-        expected = f"({size}, c) or (k, {size}, c)" if matrices else f"({size},) or (k, {size})"
-        raise ValueError(
-            f"start_state must have shape {expected} for {count} generators of size {size}, "
-            f"got {checks.shape_of(start_state)}"
-        )
-    starts = start_state.detach().cpu().reshape(-1, int(np.prod(shape)))
-    if matrices and modulus:
-        starts = starts % modulus
-    elif not matrices and int(starts.min()) < 0:
-        raise ValueError(f"start_state must not be negative, got {int(starts.min())}")
-    return generators, starts, shape

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankone.ops._permutation_bfs_arguments import check_flat_starts, check_generators
+
 
 def permutation_bfs_reference(
     generators: Tensor,
@@ -37,6 +39,11 @@ def permutation_bfs_reference(
         dict with status, layer_sizes, layers {level: (N, size) int64, sorted}, seconds and
         peak_bytes.
 
+    Raises:
+        ValueError: for generators that are no permutations or square matrices, or start states of
+            another size.
+        TypeError: for dtypes other than int64 (also a ``ValueError``).
+
     Example:
         >>> import torch
         >>> from rankone.ops._permutation_bfs_reference import permutation_bfs_reference
@@ -44,6 +51,8 @@ def permutation_bfs_reference(
         >>> permutation_bfs_reference(swap, torch.tensor([[0, 1]]))["layer_sizes"]
         [1, 1]
     """
+    generators = check_generators(generators, modulus)
+    start_states = check_flat_starts(start_states, generators, modulus)
     limits = limits or {}
     began = time.perf_counter()
     layer = torch.unique(start_states, dim=0)

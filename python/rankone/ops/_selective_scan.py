@@ -67,6 +67,7 @@ def selective_scan(
         (torch.Size([2, 8, 20]), torch.Size([2, 8, 4]))
     """
     checks.check_rank("u", u, ("batch", "channels", "time"))
+    checks.check_flags({"delta_softplus": delta_softplus, "return_last_state": return_last_state})
     for name, tensor in (("u", u), ("A", A), ("B", B), ("C", C)):
         checks.check_tensor(name, tensor)
         if tensor.is_complex():

@@ -438,6 +438,8 @@ def selective_scan_2d(
         >>> selective_scan_2d(x, dt, dt, decay, coupling, coupling, decay, b1, b2, c1, c2).shape
         torch.Size([2, 5, 7, 8])
     """
+    flags = {"dt_softplus": dt_softplus, "return_final_state": return_final_state}
+    checks.check_flags(flags | {"reverse_rows": reverse_rows, "reverse_cols": reverse_cols})
     inputs = prepare(
         x, dt1, dt2, (A1, A2, A3, A4), (B1, B2, C1, C2), D, z=z, dt1_bias=dt1_bias,
         dt2_bias=dt2_bias, dt_softplus=dt_softplus, discretization=discretization,

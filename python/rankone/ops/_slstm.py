@@ -86,6 +86,7 @@ def slstm(
         (torch.Size([2, 10, 3, 8]), torch.Size([2, 3, 8]))
     """
     _check_arguments(gates, R, bias, initial_state, cu_seqlens)
+    checks.check_flags({"output_final_state": output_final_state})
     dtype = _sequence.state_dtype(gates.dtype)
     heads, width = gates.shape[3:]
     if cu_seqlens is None:

@@ -44,6 +44,8 @@ def decay_slopes(
         >>> decay_slopes(2)
         tensor([-0.0625, -0.0039])
     """
+    if isinstance(num_heads, bool) or not isinstance(num_heads, int):
+        raise TypeError(f"num_heads must be an integer, got {num_heads!r}")
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     if (layer_idx is None) != (num_layers is None):

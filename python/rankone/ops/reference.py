@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rankone._namespace import public_names
 from rankone.ops import _delta_rule, _sequence
 from rankone.ops import _linear_attention as family
 from rankone.ops import _selective_scan_2d_arguments as scan_arguments
 from rankone.ops._selective_scan_2d_wavefront import TENSORS
 from rankone.ops.checks import check_cu_seqlens_values, check_log_decay_values
+
+__all__ = ["delta_rule_reference", "linear_attention_reference", "selective_scan_2d_reference"]
 
 
 def _spans(q: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int, int]]:
@@ -149,8 +152,9 @@ def delta_rule_reference(
         [1.0, 5.0, 2.0]
     """
     _delta_rule.check_arguments(
-        q, k, v, beta, log_decay, initial_state, cu_seqlens, l2norm_eps, mode, chunk_size, backend
-    )
+        q, k, v, beta, log_decay, initial_state, cu_seqlens, output_final_state, use_qk_l2norm,
+        l2norm_eps, mode, chunk_size, backend,
+    )  # fmt: skip
     scale = _sequence.finite_scale(scale, q.shape[-1])
     _delta_rule.check_values(beta, log_decay, cu_seqlens, q.shape[1])
     value_heads, value_dim = v.shape[2:]
@@ -341,3 +345,7 @@ def selective_scan_2d_reference(
     dtype = _sequence.state_dtype(inputs.x.dtype)
     finals = [torch.stack(kind, 1).to(dtype) for kind in (left1, left2, above1, above2)]
     return y, ((finals[0], finals[1]), (finals[2], finals[3]))
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

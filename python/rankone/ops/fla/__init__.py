@@ -10,6 +10,7 @@ be at most 0 and are checked on CPU tensors, and every argument is checked with 
 it. ``chunk_*`` and ``fused_recurrent_*`` give the same result here.
 """
 
+from rankone._namespace import public_names
 from rankone.ops.fla.delta_rule import (
     chunk_delta_rule,
     chunk_gated_delta_rule,
@@ -45,3 +46,7 @@ __all__ = [
     "fused_recurrent_linear_attn",
     "fused_recurrent_simple_gla",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

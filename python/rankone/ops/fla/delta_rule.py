@@ -43,6 +43,7 @@ def _run(
     if allow_neg_eigval and not use_beta_sigmoid_in_kernel:
         raise ValueError("allow_neg_eigval needs use_beta_sigmoid_in_kernel=True")
     if beta is None:
+        checks.check_tensor("v", v)
         beta = v.new_ones(v.shape[:-1])
     elif use_beta_sigmoid_in_kernel:
         beta = beta.to(state_dtype(beta.dtype)).sigmoid()
@@ -60,6 +61,7 @@ def _run(
 
 
 def _check_gates(name: str, g: Tensor, v: Tensor, channels: tuple[int, ...]) -> None:
+    checks.check_rank("v", v, ("batch", "time", "value_heads", "value_dim"))
     layout = "batch, time, value_heads" + (", key_dim" if channels else "")
     checks.check_shape(name, g, (*v.shape[:3], *channels), layout)
 
@@ -119,7 +121,8 @@ def chunk_delta_rule(
     """The delta rule without decay.
 
     Args:
-        q: (B, T, H, K); k: (B, T, H, K); v: (B, T, HV, V), HV a multiple of H.
+        q, k: (B, T, H, K).
+        v: (B, T, HV, V), HV a multiple of H.
         beta: (B, T, HV).
         scale: None means K ** -0.5.
         initial_state: (N, HV, K, V).
@@ -162,7 +165,12 @@ def fused_recurrent_delta_rule(
     use_qk_l2norm_in_kernel: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The delta rule without decay; ``beta`` None means ones. See :func:`chunk_delta_rule`.
+    """The delta rule without decay, token by token in fla.
+
+    The other arguments, returns and errors are those of :func:`chunk_delta_rule`.
+
+    Args:
+        beta: (B, T, HV); None means ones.
 
     Example:
         >>> import torch
@@ -204,7 +212,8 @@ def chunk_gated_delta_rule(
     """The delta rule with one decay a token and value head.
 
     Args:
-        q: (B, T, H, K); k: (B, T, H, K); v: (B, T, HV, V), HV a multiple of H.
+        q, k: (B, T, H, K).
+        v: (B, T, HV, V), HV a multiple of H.
         g: (B, T, HV) log-decays, at most 0; raw gates with ``use_gate_in_kernel``.
         beta: (B, T, HV); logits with ``use_beta_sigmoid_in_kernel``.
         scale: None means K ** -0.5.
@@ -218,7 +227,8 @@ def chunk_gated_delta_rule(
         cu_seqlens_cpu, chunk_indices: accepted for fla's callers; ``cu_seqlens`` alone is read.
         cp_context: must be None.
         use_gate_in_kernel: the log-decay is -exp(A_log) softplus(g + dt_bias).
-        A_log: (HV,), needed by ``use_gate_in_kernel``; dt_bias: (HV,) or None.
+        A_log: (HV,), needed by ``use_gate_in_kernel``.
+        dt_bias: (HV,) or None.
         chunk_size: as in :func:`rankone.ops.delta_rule`.
 
     Returns:
@@ -267,10 +277,15 @@ def fused_recurrent_gated_delta_rule(
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The delta rule with decays ``g`` (B, T, HV), ``gk`` (B, T, HV, K), both or none.
+    """The delta rule with decays of heads, of key channels, both or none.
 
-    ``beta`` None means ones. Gates on the value channels are not a form of the op: ``gv`` must be
-    None. The rest is as in :func:`chunk_gated_delta_rule`.
+    The other arguments, returns and errors are those of :func:`chunk_gated_delta_rule`.
+
+    Args:
+        g: (B, T, HV) log-decays, at most 0; or None. Raw gates with ``use_gate_in_kernel``.
+        gk: (B, T, HV, K) log-decays, at most 0; or None.
+        gv: must be None: gates on the value channels are not a form of the op.
+        beta: (B, T, HV); None means ones.
 
     Example:
         >>> import torch
@@ -288,6 +303,7 @@ def fused_recurrent_gated_delta_rule(
         raise ValueError("g must be given when use_gate_in_kernel=True")
     decay = g
     if gk is not None:
+        checks.check_rank("k", k, ("batch", "time", "heads", "key_dim"))
         _check_gates("gk", gk, v, k.shape[-1:])
         decay = gk if g is None else g[..., None] + gk
     return _run(
@@ -327,11 +343,17 @@ def chunk_kda(
 ) -> tuple[Tensor, Tensor | None]:
     """Kimi delta attention: the delta rule with one decay a token and key channel.
 
-    ``g`` is (B, T, HV, K). With ``use_gate_in_kernel`` the log-decay is -exp(A_log) softplus(g +
-    dt_bias), or lower_bound sigmoid(exp(A_log) (g + dt_bias)) where ``lower_bound`` is given;
-    A_log is (HV,) and dt_bias (HV K,). ``safe_gate`` and ``disable_recompute`` steer fla's kernels
-    and change no result; ``return_intermediate_states`` must be False and ``cp_context`` None. The
-    rest is as in :func:`chunk_gated_delta_rule`.
+    The other arguments, returns and errors are those of :func:`chunk_gated_delta_rule`.
+
+    Args:
+        g: (B, T, HV, K) log-decays, at most 0; raw gates with ``use_gate_in_kernel``.
+        use_gate_in_kernel: the log-decay is -exp(A_log) softplus(g + dt_bias), or lower_bound
+            sigmoid(exp(A_log) (g + dt_bias)) where ``lower_bound`` is given.
+        safe_gate, disable_recompute: accepted for fla's callers; they change no result.
+        lower_bound: negative; or None.
+        return_intermediate_states: must be False.
+        A_log: (HV,), needed by ``use_gate_in_kernel`` without ``lower_bound``.
+        dt_bias: (HV K,) or None.
 
     Example:
         >>> import torch
@@ -342,6 +364,7 @@ def chunk_kda(
         torch.Size([1, 8, 2, 4])
     """
     _refuse(cp_context=cp_context, return_intermediate_states=return_intermediate_states)
+    checks.check_rank("k", k, ("batch", "time", "heads", "key_dim"))
     channels = k.shape[-1:]
     _check_gates("g", g, v, channels)
     if use_gate_in_kernel:
@@ -376,7 +399,9 @@ def fused_recurrent_kda(
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Kimi delta attention; see :func:`chunk_kda`.
+    """Kimi delta attention, token by token in fla.
+
+    The arguments, returns and errors are those of :func:`chunk_kda`.
 
     Example:
         >>> import torch

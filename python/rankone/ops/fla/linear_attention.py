@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rankone.ops import _linear_attention as family
+from rankone.ops.checks import check_rank
 from rankone.ops.decay import decay_slopes
 
 __all__ = [
@@ -39,6 +40,8 @@ def _run(
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Any]:
     """Call linear_attention in fla's conventions; ``reverse`` runs every sequence from its end."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_rank(name, tensor, ("batch", "time", "heads", "dim"))
     if reverse:
         q, k, v = q.flip(1), k.flip(1), v.flip(1)
         if log_decay is not None and log_decay.ndim > 1:
@@ -84,22 +87,21 @@ def _each(state: family.State, change) -> family.State:
 def _simple_decay(g: Tensor | None, g_gamma: Tensor | None) -> Tensor | None:
     if g is not None and g_gamma is not None:
         raise ValueError("g and g_gamma cannot both be given")
-    if g is not None and g.ndim != 3:
-        raise ValueError(f"g must be 3-D (batch, time, heads), got shape {tuple(g.shape)}")
-    if g_gamma is not None and g_gamma.ndim != 1:
-        raise ValueError(f"g_gamma must be 1-D (heads,), got shape {tuple(g_gamma.shape)}")
+    if g is not None:
+        check_rank("g", g, ("batch", "time", "heads"))
+    if g_gamma is not None:
+        check_rank("g_gamma", g_gamma, ("heads",))
     return g if g is not None else g_gamma
 
 
 def _channel_decay(name: str, gate: Tensor | None) -> Tensor | None:
-    if gate is not None and gate.ndim != 4:
-        raise ValueError(
-            f"{name} must be 4-D (batch, time, heads, key_dim), got shape {tuple(gate.shape)}"
-        )
+    if gate is not None:
+        check_rank(name, gate, ("batch", "time", "heads", "key_dim"))
     return gate
 
 
 def _lightning_decay(k: Tensor, layer_idx: int, num_layers: int) -> Tensor:
+    check_rank("k", k, ("batch", "time", "heads", "dim"))
     return decay_slopes(k.shape[2], layer_idx, num_layers, kind="linear").to(k.device)
 
 
@@ -116,7 +118,9 @@ def chunk_linear_attn(
     """Linear attention without decay, normalised by default.
 
     Args:
-        q: (B, T, H, K); k: (B, T, Hk, K); v: (B, T, Hk, V).
+        q: (B, T, H, K), H a multiple of Hk.
+        k: (B, T, Hk, K).
+        v: (B, T, Hk, V).
         scale: None means K ** -0.5.
         initial_state: (N, Hk, K, V), or (S, z) with z (N, 1, Hk, K) under ``normalize``.
         output_final_state: also return the final state, shaped as ``initial_state``.
@@ -154,9 +158,12 @@ def fused_recurrent_linear_attn(
     normalize: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, family.State]:
-    """Linear attention without decay, not normalised by default; see :func:`chunk_linear_attn`.
+    """Linear attention without decay, not normalised by default.
 
-    ``reverse`` runs every sequence from its end to its start.
+    The other arguments, returns and errors are those of :func:`chunk_linear_attn`.
+
+    Args:
+        reverse: run every sequence from its end to its start.
 
     Example:
         >>> import torch
@@ -190,7 +197,9 @@ def chunk_simple_gla(
     """Linear attention with one decay a head: ``g`` per token or ``g_gamma`` constant.
 
     Args:
-        q: (B, T, H, K); k: (B, T, Hk, K); v: (B, T, Hk, V).
+        q: (B, T, H, K), H a multiple of Hk.
+        k: (B, T, Hk, K).
+        v: (B, T, Hk, V).
         g: (B, T, Hk) log-decays, at most 0; or None.
         g_gamma: (Hk,) log-decays, at most 0; or None. Only one of the two may be given.
         scale: None means K ** -0.5.
@@ -235,9 +244,12 @@ def fused_recurrent_simple_gla(
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Linear attention with one decay a head; see :func:`chunk_simple_gla`.
+    """Linear attention with one decay a head, token by token in fla.
 
-    ``reverse`` runs every sequence from its end to its start.
+    The other arguments, returns and errors are those of :func:`chunk_simple_gla`.
+
+    Args:
+        reverse: run every sequence from its end to its start.
 
     Example:
         >>> import torch
@@ -266,9 +278,12 @@ def chunk_gla(
     cu_seqlens: Tensor | None = None,
     cu_seqlens_cpu: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gated linear attention: one decay a token and key channel, ``g`` (B, T, Hk, K), at most 0.
+    """Gated linear attention: one decay a token and key channel.
 
     The other arguments, returns and errors are those of :func:`chunk_simple_gla`.
+
+    Args:
+        g: (B, T, Hk, K) log-decays, at most 0.
 
     Example:
         >>> import torch
@@ -298,10 +313,14 @@ def fused_recurrent_gla(
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gated linear attention with gates ``gk`` (B, T, Hk, K); see :func:`chunk_gla`.
+    """Gated linear attention, token by token in fla.
 
-    ``reverse`` runs every sequence from its end to its start. Gates on the value channels are not
-    a form of the op: ``gv`` must be None.
+    The other arguments, returns and errors are those of :func:`chunk_gla`.
+
+    Args:
+        gk: (B, T, Hk, K) log-decays, at most 0; or None.
+        gv: must be None: gates on the value channels are not a form of the op.
+        reverse: run every sequence from its end to its start.
 
     Example:
         >>> import torch
@@ -333,9 +352,13 @@ def chunk_lightning_attn(
     *,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Lightning attention: the fixed ``decay_slopes(kind="linear")`` of layer ``layer_idx``.
+    """Lightning attention: the fixed decays ``decay_slopes(kind="linear")`` of a layer.
 
     The other arguments, returns and errors are those of :func:`chunk_simple_gla`.
+
+    Args:
+        layer_idx: index of the layer, from 0.
+        num_layers: number of layers of the model.
 
     Example:
         >>> import torch
@@ -363,9 +386,12 @@ def fused_recurrent_lightning_attn(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Lightning attention; see :func:`chunk_lightning_attn`.
+    """Lightning attention, token by token in fla.
 
-    ``reverse`` runs every sequence from its end to its start.
+    The other arguments, returns and errors are those of :func:`chunk_lightning_attn`.
+
+    Args:
+        reverse: run every sequence from its end to its start.
 
     Example:
         >>> import torch
