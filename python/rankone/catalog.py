@@ -13,13 +13,31 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+__all__ = [
+    "TABLE_BEGIN",
+    "TABLE_END",
+    "Method",
+    "Paper",
+    "catalog_table",
+    "method",
+    "methods",
+    "resolve",
+    "update_readme",
+    "updated_readme",
+]
+
 TABLE_BEGIN = "<!-- catalogue: written by `rankone methods --markdown`, do not edit -->"
 TABLE_END = "<!-- end of catalogue -->"
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's title and its arXiv identifier, such as ``"2401.04658"``; None where unknown."""
+    """Where a method was published.
+
+    Attributes:
+        title: as the paper has it.
+        arxiv: its arXiv identifier, such as ``"2401.04658"``; None where unknown.
+    """
 
     title: str
     arxiv: str | None = None
@@ -699,6 +717,9 @@ _METHODS = (
 def methods() -> tuple[Method, ...]:
     """Every method, in the order in which the library presents them.
 
+    Returns:
+        The entries, in the order of the catalogue.
+
     Example:
         >>> from rankone.catalog import methods
         >>> methods()[0].slug
@@ -714,6 +735,12 @@ def _by_slug() -> dict[str, Method]:
 
 def method(slug: str) -> Method:
     """The method of this slug.
+
+    Args:
+        slug: its name, such as ``"deltanet"``.
+
+    Returns:
+        Its entry in the catalogue.
 
     Raises:
         ValueError: for an unknown slug, naming the nearest known one.
@@ -736,6 +763,12 @@ def resolve(entry_point: str) -> object:
 
     An attribute of the parent wins over a submodule of the same name.
 
+    Args:
+        entry_point: dotted name.
+
+    Returns:
+        The function, class or module.
+
     Raises:
         ImportError: where there is neither.
 
@@ -744,6 +777,8 @@ def resolve(entry_point: str) -> object:
         >>> resolve("rankone.catalog.Method").__name__
         'Method'
     """
+    if not isinstance(entry_point, str):
+        raise TypeError(f"entry_point must be a dotted name, got {entry_point!r}")
     parent, _, name = entry_point.rpartition(".")
     if not parent:
         return importlib.import_module(name)
@@ -755,7 +790,16 @@ def resolve(entry_point: str) -> object:
 
 
 def catalog_table() -> str:
-    """The methods as a Markdown table, one row a method, for the README."""
+    """The methods as a Markdown table, one row a method, for the README.
+
+    Returns:
+        The table, a heading and a row a method.
+
+    Example:
+        >>> from rankone.catalog import catalog_table
+        >>> "`deltanet`" in catalog_table()
+        True
+    """
     lines = [
         "| method | field | entry points | kernel family | extra | paper |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -774,10 +818,22 @@ def catalog_table() -> str:
 
 
 def updated_readme(text: str) -> str:
-    """``text`` with the catalogue table between its two markers renewed.
+    r"""A text with the catalogue table between its two markers renewed.
+
+    Args:
+        text: with the lines ``TABLE_BEGIN`` and ``TABLE_END`` once each.
+
+    Returns:
+        The text with the current table.
 
     Raises:
         ValueError: where one of the markers is missing, repeated, or they are out of order.
+
+    Example:
+        >>> from rankone.catalog import TABLE_BEGIN, TABLE_END, catalog_table, updated_readme
+        >>> text = updated_readme(f"{TABLE_BEGIN}\nan older table\n{TABLE_END}")
+        >>> catalog_table() in text, "an older table" in text
+        (True, False)
     """
     if text.count(TABLE_BEGIN) != 1 or text.count(TABLE_END) != 1:
         raise ValueError(f"expected the lines {TABLE_BEGIN!r} and {TABLE_END!r} once each")
@@ -789,11 +845,22 @@ def updated_readme(text: str) -> str:
 
 
 def update_readme(path: str | os.PathLike[str]) -> bool:
-    """Renew the catalogue table in the README at ``path``; whether anything changed.
+    """Renew the catalogue table in a README.
+
+    Args:
+        path: of the README.
+
+    Returns:
+        Whether anything changed.
 
     Raises:
         ValueError: where the markers are missing.
         FileNotFoundError: where there is no such file.
+
+    Example:
+        >>> from rankone.catalog import update_readme
+        >>> update_readme("README.md")  # doctest: +SKIP
+        False
     """
     from rankone._files import write_whole
 
@@ -803,3 +870,7 @@ def update_readme(path: str | os.PathLike[str]) -> bool:
         return False
     write_whole(path, renewed)
     return True
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

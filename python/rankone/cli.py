@@ -53,10 +53,18 @@ def one_line_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise fail("interrupted", _INTERRUPTED) from None
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_processes(error):
+            raise
         if os.environ.get("RANKONE_TRACEBACK") == "1":
             raise
         raise fail(error) from None
+
+
+def _is_of_processes(error: RuntimeError) -> bool:
+    from rankone._process_group import DistributedError
+
+    return isinstance(error, DistributedError)
 
 
 @app.command()
@@ -199,7 +207,11 @@ def growth(
     device: Device = "cpu",
     progress: Progress = True,
 ) -> None:
-    """Growth and diameter of a Cayley graph, and a picture of its layers."""
+    """Growth and diameter of a Cayley graph, and a picture of its layers.
+
+    On several processes: torchrun --nproc-per-node 2 -m rankone.cli growth lrx 8 --engine
+    distributed
+    """
     with one_line_errors():
         from rankone.cayley import _growth
 

@@ -107,6 +107,9 @@ def test_scalars_of_arrays_become_plain_numbers(value):
     assert type(claim.passed) is bool
     exact = Claim.exact("x", [value, value], [0.5, 0.5])
     assert exact.passed
+    # JSON knows no other kind of truth value.
+    assert type(Claim.close("x", value, np.float64(0.5)).passed) is bool
+    assert type(Claim.exact("x", value, np.float64(0.5)).passed) is bool
     assert [type(entry) for entry in exact.measured] == [float, float]
 
 

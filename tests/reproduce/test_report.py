@@ -8,6 +8,7 @@ import os
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from rankone.reproduce import (
     SERIES,
@@ -200,6 +201,16 @@ def test_json_round_trip(reproduction, tmp_path):
     # NaN differs from itself, so the claim that holds one is compared by its other fields.
     assert back.claims[:2] == reproduction.claims[:2]
     assert dataclasses.replace(back, claims=()) == dataclasses.replace(reproduction, claims=())
+
+
+def test_numpy_scalars_are_written_as_numbers(tmp_path):
+    """Claims are compared and counted with NumPy, whose booleans JSON does not know."""
+    claim = dataclasses.replace(Claim.exact("x", 1, 1), passed=np.bool_(True))
+    table = Table("t", ("a", "b"), ((np.float32(0.5), np.int64(3)),))
+    write_report(tmp_path, [Reproduction("deltanet", (claim,), (table,))])
+    (found,), _ = read_report(tmp_path / "reproduction.json")
+    assert found.claims[0].passed is True
+    assert found.tables[0].rows == ((0.5, 3),)
 
 
 def test_json_is_strict(reproduction, tmp_path):

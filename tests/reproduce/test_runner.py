@@ -76,6 +76,30 @@ def test_an_interrupt_keeps_what_ran(two_methods, tmp_path):
     assert failures == []
 
 
+def test_what_ran_is_on_disk_before_the_next_method_begins(two_methods, tmp_path):
+    """A process that is killed in a long run leaves the report of what it has done."""
+    two_methods["one"].run = returns("one")
+
+    def second(settings):
+        assert [entry.slug for entry in read_report(tmp_path / "reproduction.json")[0]] == ["one"]
+        return returns("two")(settings)
+
+    two_methods["two"].run = second
+    run = reproduce(["one", "two"], Settings(out=tmp_path, progress=False), show=False)
+    assert not run.failures
+    assert len(read_report(tmp_path / "reproduction.json")[0]) == 2
+
+
+def test_the_summary_names_what_does_not_hold(two_methods, capsys):
+    two_methods["one"].run = returns("one", value=2)
+    two_methods["two"].run = raises(ImportError("no such package"))
+    reproduce(["one", "two"], Settings(progress=False))
+    summary = capsys.readouterr().out.rpartition("Summary")[2]
+    assert "the claim does not hold" in summary
+    assert "ImportError: no such package" in summary
+    assert "1 methods ran, 1 did not" in summary
+
+
 def test_each_method_runs_once(two_methods):
     two_methods["one"].run = returns("one")
     assert len(reproduce(["one", "one"], show=False).reproductions) == 1

@@ -293,6 +293,9 @@ def test_theory_set_holds_the_truth_at_every_level_and_episode(lock):
     assert theory.contains(lock.theta)
     assert theory.radius_ == theory.theory_radius_ > 100
     assert not explorer.contains(lock.theta + 1000)
+    # The practical radius has no such guarantee.
+    assert explorer.radius_ < theory.radius_ / 100
+    assert not explorer.contains(lock.theta)
 
 
 def test_attributes_have_their_shapes(lock, explorer):

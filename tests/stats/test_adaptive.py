@@ -193,6 +193,32 @@ class TestSimpleMechanisms:
         assert SampleSplitting(pair, 1).answer(lambda data: data[1]) == 0.5
 
     @pytest.mark.parametrize(
+        ("query", "got"),
+        [
+            (lambda X, y: y, r"got a function of \(X, y\)"),
+            (lambda: 0.5, r"got a function of \(\)"),
+        ],
+    )
+    def test_data_in_a_tuple_is_one_argument_of_the_query(self, query, got):
+        pair = (np.eye(4), np.array([0.0, 0.0, 1.0, 1.0]))
+        mechanisms = (
+            EmpiricalMechanism(pair),
+            GaussianMechanism(pair, 3, scale=0.0),
+            Thresholdout(pair, pair, 0.1, 0.0),
+        )
+        for mechanism in mechanisms:
+            assert mechanism.answer(lambda data, weight=1.0: weight * data[1]) == 0.5
+            with pytest.raises(TypeError, match=f"query must take one argument, .*{got}"):
+                mechanism.answer(query)
+            assert mechanism.n_answered == 1
+
+    def test_a_query_without_a_signature_or_that_is_no_function(self):
+        mechanism = EmpiricalMechanism(np.array([0.0, 1.0]))
+        assert mechanism.answer(np.abs) == 0.5
+        with pytest.raises(TypeError, match="query must be a function of the data, got float"):
+            mechanism.answer(0.5)
+
+    @pytest.mark.parametrize(
         ("call", "message"),
         [
             (lambda x: SampleSplitting(x, 0), "n_queries must lie between 1 and the 1000 rows"),

@@ -192,6 +192,8 @@ def test_bad_input_of_form_and_leakage(table):
         check_leakage(table[table["date"] == table["date"].min()])
     with pytest.raises(ValueError, match="add at least one column"):
         check_leakage(table, feature_function=lambda table: table)
+    with pytest.raises(ValueError, match=r"is in table already; .* drop them from table first"):
+        check_leakage(add_form_features(table))
     with pytest.raises(ValueError, match="index of its table"):
         check_leakage(table, feature_function=lambda table: table.iloc[1:])
     with pytest.raises(ValueError, match="n_probes"):

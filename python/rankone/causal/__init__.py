@@ -1,5 +1,8 @@
 """Causal inference: predicted outcomes, continuous treatments, invariance, representations."""
 
+from types import ModuleType
+
+from rankone._namespace import public_names, submodule
 from rankone._optional import require_installed
 
 require_installed("joblib", "pandas", "scipy", "sklearn", extra="stats")
@@ -24,6 +27,13 @@ from rankone.causal.intervention_extrapolation import (
     moment_permutation_test,
 )
 
+_SUBMODULES = (
+    "approximate_invariance",
+    "continuous_treatment",
+    "debiasing",
+    "intervention_extrapolation",
+)
+
 __all__ = [
     "ATEResult",
     "ApproximateInvariantRegressor",
@@ -41,3 +51,11 @@ __all__ = [
     "moment_permutation_test",
     "prediction_powered_ate",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name, _SUBMODULES)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

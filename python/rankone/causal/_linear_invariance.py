@@ -55,16 +55,25 @@ class LinearInvarianceAutoencoder(nn.Module):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (..., latent_dim) of x (..., in_features)."""
+        _check_floating("x", x)
         return self.encoder(x)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Reconstructions (..., in_features) of codes (..., latent_dim)."""
+        _check_floating("z", z)
         return self.decoder(z)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruction and code of x (..., in_features)."""
         z = self.encode(x)
         return self.decode(z), z
+
+
+def _check_floating(name: str, value: Any) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {value.dtype}")
 
 
 def _perceptron(

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
+from rankone._arguments import check_instance
+
 
 class LinearSEM:
     """``W = B W + eta`` over features and a target, with independent noise and no cycle.
@@ -53,6 +55,7 @@ class LinearSEM:
 
     @property
     def n_nodes(self) -> int:
+        """Number of nodes, the target among them."""
         return len(self.B)
 
     def parents(self, i: int) -> tuple[int, ...]:
@@ -180,6 +183,7 @@ class InterventionFamily:
         weight_range: tuple[float, float] = (-1.5, 1.5),
         variance_range: tuple[float, float] = (0.2, 3.0),
     ) -> None:
+        check_instance("sem", sem, LinearSEM)
         self.sem = sem
         self.sites = tuple(int(site) for site in sites)
         if not self.sites or len(set(self.sites)) < len(self.sites):
@@ -218,10 +222,22 @@ class InterventionFamily:
 
 
 def stack_moments(sems: Sequence[LinearSEM]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Moments of several models: (E, p, p), (E, p) and (E,).
+    """Moments of several models.
+
+    Args:
+        sems: models of one number of nodes.
+
+    Returns:
+        E[X X^T] (E, p, p), E[X Y] (E, p) and E[Y^2] (E,).
 
     Raises:
         ValueError: for no model, or models of different sizes.
+
+    Example:
+        >>> from rankone.causal.approximate_invariance import LinearSEM, stack_moments
+        >>> sem = LinearSEM([[0, 0], [2, 0]], [1.0, 1.0], target=1)
+        >>> [moment.shape for moment in stack_moments([sem, sem, sem])]
+        [(3, 1, 1), (3, 1), (3,)]
     """
     if not len(sems):
         raise ValueError("sems must hold at least one model, got none")

@@ -36,6 +36,9 @@ def pac_environments(
         n_hypotheses: N, size of a class fixed before the environments are seen.
         vc_dim: V, of an infinite class.
 
+    Returns:
+        Number of environments, at least 1.
+
     Raises:
         ValueError: for values out of range, or not exactly one of the two classes.
 
@@ -71,6 +74,9 @@ def pac_violation_bound(
         n_violations: those among them with a gap above epsilon.
         n_hypotheses: N, size of a class fixed before the environments are seen.
         vc_dim: V, of an infinite class; then without violations.
+
+    Returns:
+        The rate, in [0, 1].
 
     Raises:
         ValueError: for values out of range, or not exactly one of the two classes.
@@ -121,6 +127,9 @@ def vc_dimension(
         n_components, n_features: k and p.
         n_sites, in_degree: m and r, both or neither; of the gradient criterion.
         criterion: "gradient" or "excess_risk".
+
+    Returns:
+        The bound.
 
     Raises:
         ValueError: for sizes below 1, or options that do not fit together.

@@ -28,6 +28,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 
+from rankone._arguments import check_integer, check_number, check_size
+from rankone._namespace import public_names
 from rankone.causal._linear_sem import InterventionFamily, LinearSEM, stack_moments
 from rankone.causal._pac_bounds import (
     CRITERIA,
@@ -430,14 +432,19 @@ class ApproximateInvariantRegressor(RegressorMixin, BaseEstimator):
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        check_number("epsilon", self.epsilon)
+        check_number("sample_confidence", self.sample_confidence)
         if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
             raise ValueError(f"epsilon must be finite and at least 0, got {self.epsilon}")
         if not 0 < self.sample_confidence < 1:
             raise ValueError(f"sample_confidence must be in (0, 1), got {self.sample_confidence}")
         if self.method == "subset":
+            check_integer("max_subset_size", self.max_subset_size)
             if self.max_subset_size < 0:
                 raise ValueError(f"max_subset_size must be at least 0, got {self.max_subset_size}")
             return
+        check_integer("n_components", self.n_components)
+        check_number("penalty", self.penalty)
         if not 1 <= self.n_components < n_features:
             raise ValueError(
                 f"n_components must be in 1 .. {n_features - 1}, below the number of features, "
@@ -445,8 +452,7 @@ class ApproximateInvariantRegressor(RegressorMixin, BaseEstimator):
             )
         if not self.penalty > 0:
             raise ValueError(f"penalty must be positive, got {self.penalty}")
-        if self.n_starts < 1:
-            raise ValueError(f"n_starts must be at least 1, got {self.n_starts}")
+        check_size("n_starts", self.n_starts)
 
     def _fit_subset(
         self,
@@ -593,3 +599,7 @@ def _restrict(C: np.ndarray, c: np.ndarray, subsets: np.ndarray) -> tuple[np.nda
 def _risks(G: np.ndarray, g: np.ndarray, v: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Risks (N, E) of weights (N, k)."""
     return v - 2 * np.einsum("nei,ni->ne", g, w) + np.einsum("ni,neij,nj->ne", w, G, w)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -25,11 +25,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._namespace import public_names
 from rankone._sweep import sweep
 from rankone.causal._dose_response_plots import draw_calibration, draw_curves, draw_surface
 from rankone.causal._link_surface import LinkSurface, between_quantiles, prominence
 from rankone.causal._two_scores import PROBABILITY_FLOOR, ScoreFit, fit_scores
 from rankone.stats._summary import Summary
+
+__all__ = ["SemiparametricDoseResponse"]
 
 SMALL_SAMPLE = 50  # rows a covariate below which fit warns
 _CURVE_POINTS = 101
@@ -680,3 +683,7 @@ def _vector(values: ArrayLike, name: str, length: int | None = None) -> NDArray:
     if not len(array):
         raise ValueError(f"{name} must have at least one entry, got none")
     return array
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

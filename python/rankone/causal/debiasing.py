@@ -33,6 +33,8 @@ from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from rankone._arguments import check_integer, check_number, check_size
+from rankone._namespace import public_names
 from rankone.causal._scores import (
     BANDWIDTHS,
     Score,
@@ -324,10 +326,11 @@ class TweedieDebiaser(_Debiaser):
             raise ValueError(
                 f"recalibrate must be one of {RECALIBRATIONS}, got {self.recalibrate!r}"
             )
-        if self.max_components < 1:
-            raise ValueError(f"max_components must be at least 1, got {self.max_components}")
+        check_size("max_components", self.max_components)
+        check_number("tail", self.tail)
         if not 0 <= self.tail < 0.5:
             raise ValueError(f"tail must be in [0, 0.5), got {self.tail}")
+        check_integer("n_grid", self.n_grid)
         if self.n_grid < 2:
             raise ValueError(f"n_grid must be at least 2, got {self.n_grid}")
 
@@ -442,6 +445,9 @@ def debiased_ate(
         n_jobs: as in joblib.
         random_state: of the draws.
 
+    Returns:
+        :class:`ATEResult`.
+
     Raises:
         NotFittedError: for a debiaser that is not fitted.
         ValueError: for arrays that do not fit, a treatment that is not binary, an arm that is
@@ -471,6 +477,11 @@ def debiased_ate(
         raise ValueError(f"n_boot must be 0 or at least 2, got {n_boot}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha}")
+    if not isinstance(debiaser, LinearCalibrationDebiaser | TweedieDebiaser):
+        raise TypeError(
+            "debiaser must be a LinearCalibrationDebiaser or a TweedieDebiaser, got "
+            f"{type(debiaser).__name__}"
+        )
     corrected = debiaser.transform(p)
     estimate, naive = _contrast(corrected, A, w), _contrast(p, A, w)
     se = low = high = math.nan
@@ -563,6 +574,9 @@ def prediction_powered_ate(
         targets: (m,); entries of units without a label are not read.
         labelled: (m,), booleans.
         lam: weight of the predictions.
+
+    Returns:
+        The estimated effect.
 
     Raises:
         ValueError: for arrays that do not fit, or an arm without a labelled unit.
@@ -728,3 +742,7 @@ def attenuation_diagnostics(predictions: ArrayLike, targets: ArrayLike) -> dict[
         "heteroscedasticity": float(np.corrcoef(p, squares)[0, 1]) if varies else 0.0,
         "skewness": float(skew(p)),
     }
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -34,6 +34,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
+from rankone._namespace import public_names
 from rankone.causal._checks import (
     Array,
     at_least,
@@ -588,3 +589,7 @@ def _new_axes() -> Axes:
     from matplotlib import pyplot
 
     return pyplot.subplots()[1]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

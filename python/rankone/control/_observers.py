@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh, solve_discrete_are
 
+from rankone._repr import short_repr
 from rankone.control._level_sets import LevelSets, array, linear_part, quadratic, symmetric
 
 # Eigenvalues of a covariance down to minus this times the largest are rounding.
@@ -71,6 +72,8 @@ class LinearQuadraticSystem:
         >>> system.utility([[3.0, 4.0]]).tolist()
         [25.0]
     """
+
+    __repr__ = short_repr
 
     A: np.ndarray
     B: np.ndarray

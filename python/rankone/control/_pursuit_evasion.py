@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rankone._repr import short_repr
 from rankone.control._level_sets import array
 from rankone.control._observers import LinearQuadraticSystem
 from rankone.control._wild_bootstrap import RandomState, generator
@@ -42,6 +43,8 @@ class GameRun:
         linear: (T, 4), measured states, attacked.
         quadratic: (T,), measured payoffs, secured.
     """
+
+    __repr__ = short_repr
 
     states: np.ndarray
     inputs: np.ndarray
@@ -179,7 +182,18 @@ def _start(start: int) -> int:
 
 
 def step_bias(start: int, vector: ArrayLike) -> Attack:
-    """An attack that adds ``vector``, (p,), from ``start`` on.
+    """An attack that adds a constant bias.
+
+    Args:
+        start: first time step.
+        vector: (p,), the bias.
+
+    Returns:
+        Function of the time step and the history, for :meth:`PursuitEvasionGame.simulate`.
+
+    Raises:
+        ValueError: for a negative start, or a vector that is not finite and 1-D.
+        TypeError: for a start that is no integer.
 
     Example:
         >>> from rankone.control.attack_detection import step_bias
@@ -192,7 +206,19 @@ def step_bias(start: int, vector: ArrayLike) -> Attack:
 
 
 def ramp_bias(start: int, vector: ArrayLike, length: int = 50) -> Attack:
-    """An attack that grows linearly from 0 at ``start`` to ``vector``, (p,), ``length`` later.
+    """An attack that grows linearly from 0 to a constant bias.
+
+    Args:
+        start: first time step.
+        vector: (p,), the bias in the end.
+        length: steps until it is reached.
+
+    Returns:
+        Function of the time step and the history, for :meth:`PursuitEvasionGame.simulate`.
+
+    Raises:
+        ValueError: for a negative start, a vector that is not finite and 1-D, or a length not above
+            0.
 
     Example:
         >>> from rankone.control.attack_detection import ramp_bias
@@ -212,6 +238,9 @@ def replay(start: int, delay: int) -> Attack:
     Args:
         start: at least ``delay``.
         delay: at least 1.
+
+    Returns:
+        Function of the time step and the history, for :meth:`PursuitEvasionGame.simulate`.
 
     Example:
         >>> import numpy as np

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.signal import lfilter
 from scipy.spatial.distance import pdist, squareform
 
+from rankone._repr import short_repr
 from rankone.control._level_sets import array
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
@@ -53,6 +54,8 @@ class MMDResult:
         bandwidth: of the kernel exp(-d^2 / (2 bandwidth^2)).
         null_distribution: (n_bootstrap,) bootstrap statistics.
     """
+
+    __repr__ = short_repr
 
     statistic: float
     pvalue: float

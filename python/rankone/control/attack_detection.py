@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
+from rankone._namespace import public_names
 from rankone._optional import require
 from rankone.control._level_sets import array, level_set_reach, project_quadratic
 from rankone.control._observers import (
@@ -417,3 +418,7 @@ def integrated_autocorrelation_time(series: ArrayLike) -> float:
     pairs = correlations[: len(series) // 2 * 2].reshape(-1, 2).sum(axis=1)
     ends = np.flatnonzero(pairs <= 0)
     return float(2 * pairs[: ends[0] if len(ends) else None].sum() - 1)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

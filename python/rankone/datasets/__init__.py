@@ -1,5 +1,6 @@
 """Loaders and generators of data, each with its source, licence and version."""
 
+from rankone._namespace import public_names
 from rankone.datasets.biology import SequenceDataset, load_dna_contig, load_proteome, load_smiles
 from rankone.datasets.long_horizon import LONG_HORIZON_FILES, long_horizon_series
 from rankone.datasets.pretrained import PretrainedNetwork, load_minilm, load_smollm2
@@ -77,3 +78,7 @@ __all__ = [
     "vix_prices",
     "warfarin_doses",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

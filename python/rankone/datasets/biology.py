@@ -12,6 +12,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
+from rankone._repr import short_repr
 from rankone.datasets.series import package_file
 
 PYHMMER_INSTALL = "pip install --no-deps pyhmmer"
@@ -37,6 +38,8 @@ class SequenceDataset:
         version: of the package that carries them.
     """
 
+    __repr__ = short_repr
+
     name: str
     sequences: tuple[str, ...]
     identifiers: tuple[str, ...]
@@ -60,7 +63,7 @@ def load_dna_contig(*, whole_genome: bool = False) -> SequenceDataset:
 
     Example:
         >>> from rankone.datasets import load_dna_contig
-        >>> len(load_dna_contig().sequences[0])  # doctest: +SKIP
+        >>> len(load_dna_contig().sequences[0])
         391023
     """
     if whole_genome:
@@ -89,7 +92,7 @@ def load_proteome() -> SequenceDataset:
 
     Example:
         >>> from rankone.datasets import load_proteome
-        >>> len(load_proteome().sequences)  # doctest: +SKIP
+        >>> len(load_proteome().sequences)
         2100
     """
     return _fasta(
@@ -114,7 +117,7 @@ def load_smiles(*, max_length: int | None = 100) -> SequenceDataset:
 
     Example:
         >>> from rankone.datasets import load_smiles
-        >>> len(load_smiles().sequences)  # doctest: +SKIP
+        >>> len(load_smiles().sequences)
         3729
     """
     if max_length is not None and max_length < 1:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from sklearn.utils import Bunch
+
+from rankone._optional import require
+
+if TYPE_CHECKING:
+    from sklearn.utils import Bunch
 
 METADATA = "metadata.csv"
 COLUMNS = ("file", "label", "attribute", "split")
@@ -37,6 +41,8 @@ def group_images(folder: str | Path, size: int = 16) -> tuple[Bunch, Bunch]:
     """
     from PIL import Image
 
+    pd = require("pandas", extra="interpret")
+    bunch = require("sklearn.utils", extra="interpret").Bunch
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     folder = Path(folder)
@@ -61,5 +67,5 @@ def group_images(folder: str | Path, size: int = 16) -> tuple[Bunch, Bunch]:
             raise ValueError(f"split must have rows of {split!r}, got none")
         y, attribute = (rows[column].to_numpy(np.int64) for column in ("label", "attribute"))
         X = np.stack([grey(file) for file in rows["file"]]) / _WHITE
-        splits.append(Bunch(X=X, y=y, attribute=attribute, majority=y == attribute))
+        splits.append(bunch(X=X, y=y, attribute=attribute, majority=y == attribute))
     return splits[0], splits[1]

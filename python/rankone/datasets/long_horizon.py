@@ -34,6 +34,9 @@ def long_horizon_series(folder: str | os.PathLike[str], name: str) -> np.ndarray
         name: ``"ETTh1"``, ``"ETTh2"``, ``"ETTm1"``, ``"ETTm2"``, ``"Electricity"``,
             ``"Exchange"``, ``"Traffic"``, ``"Weather"`` or ``"ILI"``.
 
+    Returns:
+        (T, V) float64, a column a variate, without the dates.
+
     Raises:
         ValueError: for another name, and cells that are no numbers.
         FileNotFoundError: where the file is not in the folder.

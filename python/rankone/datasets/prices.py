@@ -24,14 +24,26 @@ def sp500_prices() -> TableDataset:
 
     Example:
         >>> from rankone.datasets import sp500_prices
-        >>> sp500_prices().frame.shape  # doctest: +SKIP
+        >>> sp500_prices().frame.shape
         (5031, 6)
     """
     return _market("sp500", "S&P 500, daily")
 
 
 def nasdaq_prices() -> TableDataset:
-    """The NASDAQ composite index, day by day from 1999 to 2018, as :func:`sp500_prices`."""
+    """The NASDAQ composite index, day by day from 1999 to 2018, as :func:`sp500_prices`.
+
+    Returns:
+        :class:`TableDataset`.
+
+    Raises:
+        ModuleNotFoundError: as :func:`sp500_prices`.
+
+    Example:
+        >>> from rankone.datasets import nasdaq_prices
+        >>> nasdaq_prices().frame.shape
+        (5031, 6)
+    """
     return _market("nasdaq", "NASDAQ composite, daily")
 
 
@@ -45,6 +57,11 @@ def vix_prices() -> TableDataset:
 
     Raises:
         ModuleNotFoundError: as :func:`sp500_prices`.
+
+    Example:
+        >>> from rankone.datasets import vix_prices
+        >>> list(vix_prices().frame)
+        ['vix']
     """
     return _market("vix", "volatility index VIX, daily")
 

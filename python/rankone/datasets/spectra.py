@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankone._optional import require
+from rankone._repr import short_repr
 
 SPECTRA_INSTALL = "pip install --no-deps earthlib"
 CUBE_SUFFIXES = (".npy", ".npz", ".mat", ".hdr")
@@ -35,6 +36,8 @@ class SpectralLibrary:
         licence: under which it may be used.
         version: of the package that carries it.
     """
+
+    __repr__ = short_repr
 
     name: str
     reflectance: NDArray[np.float64]
@@ -57,6 +60,8 @@ class HyperspectralCube:
         source: the path it was read from.
     """
 
+    __repr__ = short_repr
+
     name: str
     values: NDArray[np.float64]
     wavelengths: NDArray[np.float64] | None
@@ -76,7 +81,7 @@ def land_cover_spectra() -> SpectralLibrary:
 
     Example:
         >>> from rankone.datasets.spectra import land_cover_spectra
-        >>> land_cover_spectra().reflectance.shape  # doctest: +SKIP
+        >>> land_cover_spectra().reflectance.shape
         (7261, 180)
     """
     folder = _earthlib_data()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankone._optional import require
+from rankone._repr import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,8 @@ class SurvivalDataset:
         licence: under which they may be used.
         version: of the source.
     """
+
+    __repr__ = short_repr
 
     name: str
     frame: pd.DataFrame

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from rankone._optional import require
+from rankone._repr import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,8 @@ class TableDataset:
         licence: under which it may be used.
         version: of the source.
     """
+
+    __repr__ = short_repr
 
     name: str
     frame: pd.DataFrame

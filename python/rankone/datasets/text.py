@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankone._repr import short_repr
+
 
 @dataclass(frozen=True)
 class TextDataset:
@@ -27,6 +29,8 @@ class TextDataset:
         licence: under which it may be used.
         version: of the source.
     """
+
+    __repr__ = short_repr
 
     name: str
     train: bytes

@@ -74,6 +74,7 @@ class BytePairTokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens: 256 bytes and the merges."""
         return len(self._bytes)
 
     @classmethod

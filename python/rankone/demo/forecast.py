@@ -66,7 +66,7 @@ def run(options: Options, say: Say) -> Section:
         dataset = hourly_traffic()
         from rankone.forecast import ChimeraForecaster
         from rankone.forecast.protocol import split_rows
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         say(f"Forecast: NOT RUN. {error}.")
         return Section("forecast", TITLE, f"This part did not run. {error}.")
     values = dataset.values if scale.rows is None else dataset.values[-scale.rows :]

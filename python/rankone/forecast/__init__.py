@@ -13,6 +13,7 @@ Both walk forward, judged by :func:`walk_forward_evaluate`. Each evaluation sets
 beside what it evaluates.
 """
 
+from rankone._namespace import public_names
 from rankone._optional import require_installed
 
 require_installed("pandas", "scipy", "sklearn", extra="forecast")
@@ -60,3 +61,7 @@ __all__ = [
     "technical_indicators",
     "walk_forward_evaluate",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

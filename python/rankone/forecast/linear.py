@@ -115,10 +115,12 @@ class LinearForecaster(NetworkForecaster):
 
     @property
     def coef_(self) -> np.ndarray:
+        """Weights of the lookback in units of the scaled series, (H, L), or (V, H, L) a channel."""
         return self.model_.effective_weight().double().cpu().numpy()
 
     @property
     def intercept_(self) -> np.ndarray:
+        """Constants of the forecast, (H,), or (V, H) a channel."""
         return self.model_.effective_bias().double().cpu().numpy()
 
     def plot_weights(self, channel: int = 0, ax: Axes | None = None) -> Axes:

@@ -82,6 +82,12 @@ def plot_weights(coef: Any, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError: for another number of axes.
+
+    Example:
+        >>> import numpy as np
+        >>> from rankone.forecast import plot_weights
+        >>> plot_weights(np.eye(3)).get_xlabel() != ""
+        True
     """
     weights = np.asarray(coef, dtype=np.float64)
     if weights.ndim != 2:

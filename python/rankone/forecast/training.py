@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rankone._files import write_whole
 from rankone._progress import Progress
+from rankone._repr import short_repr
 from rankone.nn.training import interruptible
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -41,6 +42,8 @@ class TrainingHistory:
             nothing was iterated.
         seconds: wall time, of all sessions of a resumed fit.
     """
+
+    __repr__ = short_repr
 
     train_loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)

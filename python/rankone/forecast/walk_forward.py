@@ -18,6 +18,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from rankone._progress import track
+from rankone._repr import short_repr
 from rankone.forecast import metrics
 from rankone.forecast.baselines import NaiveForecaster, SeasonalNaiveForecaster
 from rankone.forecast.series_forecaster import SeriesForecaster, check_series
@@ -57,6 +58,8 @@ class ForecastReport:
         forecaster: name of the class.
         n_train: rows before the test rows.
     """
+
+    __repr__ = short_repr
 
     mae: float
     rmse: float

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankone._repr import short_repr
+from rankone.ops.checks import check_rank
+
 
 class SeriesWindows:
     """All windows of a series, with stride 1.
@@ -37,6 +40,10 @@ class SeriesWindows:
     """
 
     def __init__(self, series: Tensor, lookback: int, horizon: int) -> None:
+        check_rank("series", series, ("time", "variates"))
+        for name, count in (("lookback", lookback), ("horizon", horizon)):
+            if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
         if series.shape[0] < lookback + horizon:
             raise ValueError(
                 f"the series must have at least lookback + horizon = {lookback} + {horizon} rows, "
@@ -90,6 +97,8 @@ class SeriesScaler:
         scale: (V,), what is divided by: the population standard deviation, or the range; 1 for a
             variate that does not change.
     """
+
+    __repr__ = short_repr
 
     offset: np.ndarray
     scale: np.ndarray

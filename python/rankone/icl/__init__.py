@@ -1,5 +1,8 @@
 """Theory of in-context learning: linear self-attention, exact learning by kernel ensembles."""
 
+from types import ModuleType
+
+from rankone._namespace import public_names, submodule
 from rankone._optional import require_installed
 
 require_installed("joblib", "scipy", "sklearn", extra="stats")
@@ -46,6 +49,8 @@ from rankone.icl.permutation_learning import (
     two_layer_kernels,
 )
 
+_SUBMODULES = ("linear_models", "linear_self_attention", "permutation_learning")
+
 __all__ = [
     "ConstructedRidge",
     "ConstructedSGD",
@@ -83,3 +88,11 @@ __all__ = [
     "train_lsa",
     "two_layer_kernels",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name, _SUBMODULES)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -28,6 +28,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from rankone._arguments import check_instance
 from rankone.icl._tasks import (
     Covariances,
     ICLTasks,
@@ -38,6 +39,7 @@ from rankone.icl._tasks import (
     check_number,
     check_square,
 )
+from rankone.ops.checks import check_same_dtype
 
 PREFIXES = ("full", "all")
 
@@ -313,6 +315,7 @@ def empirical_step_size(tasks: ICLTasks) -> float:
         >>> abs(empirical_step_size(tasks) * 26 - 1) < 0.03
         True
     """
+    check_instance("tasks", tasks, ICLTasks)
     X, y = tasks.context
     X_query, y_query = tasks.query
     prediction = one_step_gd(X.double(), y.double(), X_query.double(), 1.0)
@@ -345,7 +348,10 @@ def one_step_gd(X: Tensor, y: Tensor, X_query: Tensor, preconditioner: Matrix | 
         >>> one_step_gd(torch.ones(1, 2, 1), torch.ones(1, 2), torch.ones(1, 1), 0.25)
         tensor([0.5000])
     """
+    if X_query is None:
+        raise TypeError("X_query must be a tensor, got None")
     check_context(X, y, X_query)
+    check_same_dtype({"X": X, "y": y, "X_query": X_query})
     gradient = (y[:, None] @ X)[:, 0]
     scalar = _as_scalar("preconditioner", preconditioner)
     if scalar is None:

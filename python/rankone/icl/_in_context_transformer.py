@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from rankone._repr import short_repr
 from rankone.icl._gradient_descent import check_context
 from rankone.icl._reference_predictors import (
     bayes_alpha,
@@ -260,6 +261,8 @@ class TrainingHistory:
         loss: (k,) training loss, the mean since the entry before.
         bayes_loss: the loss of the posterior mean, which no learner is below.
     """
+
+    __repr__ = short_repr
 
     step: NDArray
     loss: NDArray

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rankone._repr import short_repr
 from rankone.icl._gradient_descent import check_context
 from rankone.icl._tasks import (
     RandomState,
@@ -57,6 +58,8 @@ class LinearTasks:
         y: (B, n) labels, with their noise.
         w: (B, d) weights.
     """
+
+    __repr__ = short_repr
 
     X: Tensor
     y: Tensor
@@ -509,6 +512,8 @@ def implicit_weights(
     if not isinstance(predictions, Tensor) or predictions.shape != (B, m):
         came = tuple(predictions.shape) if isinstance(predictions, Tensor) else type(predictions)
         raise ValueError(f"model.predict must return a tensor of shape ({B}, {m}), got {came}")
+    if not bool(predictions.isfinite().all()):
+        raise ValueError("model.predict must return finite predictions, got NaN or inf")
     targets, inputs = predictions.double()[..., None], queries.double()
     W = torch.linalg.lstsq(inputs, targets).solution
     residual = (targets - inputs @ W).square().sum((1, 2))

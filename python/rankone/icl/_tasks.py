@@ -21,6 +21,8 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from rankone._repr import short_repr
+
 RandomState: TypeAlias = int | np.random.RandomState | np.random.Generator | torch.Generator | None
 Target: TypeAlias = str | Callable[[Tensor, torch.Generator], Tensor]
 Link: TypeAlias = Callable[[Tensor], Tensor]
@@ -191,6 +193,8 @@ class ICLTasks:
         y: (B, n + 1) labels, noisy all of them, that of the query too.
         w: (B, d) hidden weights, unit directions of a single-index target, or None.
     """
+
+    __repr__ = short_repr
 
     X: Tensor
     y: Tensor

@@ -9,6 +9,7 @@ Source: "What learning algorithm is in-context learning? Investigations with lin
 2211.15661). The docstrings say what is the paper's and what was worked out for rankone.
 """
 
+from rankone._namespace import public_names
 from rankone.icl._constructed_transformers import (
     ConstructedRidge,
     ConstructedSGD,
@@ -51,3 +52,7 @@ __all__ = [
     "spd",
     "train_in_context",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

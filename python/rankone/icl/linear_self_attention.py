@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from rankone._namespace import public_names
+from rankone._repr import short_repr
 from rankone.icl._gradient_descent import (
     OneStepGDRegressor,
     Optimum,
@@ -277,6 +279,8 @@ class LinearSelfAttention(nn.Module):
 
     def _checked(self, X: Tensor, y: Tensor, X_query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The inputs in the layer's dtype."""
+        if X_query is None:
+            raise TypeError("X_query must be a tensor, got None")
         check_context(X, y, X_query)
         if X.shape[2] != self.n_features:
             raise ValueError(f"X must have {self.n_features} features, got {X.shape[2]}")
@@ -339,6 +343,8 @@ class TrainingHistory:
             without a closed form. For a callable target whose law is not symmetric under rotation
             it is the best gradient step, which a layer with an even part may beat.
     """
+
+    __repr__ = short_repr
 
     step: NDArray
     loss: NDArray
@@ -498,3 +504,7 @@ def _warn_if_far(losses: NDArray, optimum: Optimum, layer: LinearSelfAttention) 
         ConvergenceWarning,
         stacklevel=3,
     )
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

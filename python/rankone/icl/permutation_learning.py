@@ -27,6 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._namespace import public_names
 from rankone.icl._gaussian_function import GaussianFunction
 from rankone.icl._permutation_law import (
     KERNELS,
@@ -477,3 +478,7 @@ def _all_inputs(k: int, n_ones: int | None, total: int) -> NDArray:
     rows = np.zeros((total, k), dtype=np.uint8)
     np.put_along_axis(rows, chosen.reshape(total, n_ones), 1, axis=1)
     return rows[::-1]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

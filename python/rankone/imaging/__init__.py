@@ -1,5 +1,6 @@
 """Imaging: hyperspectral super-resolution from unregistered pairs, its baselines and metrics."""
 
+from rankone._namespace import public_names
 from rankone._optional import require_installed
 
 require_installed("scipy", "sklearn", extra="imaging")
@@ -47,3 +48,7 @@ __all__ = [
     "stick_breaking",
     "upsample_bicubic",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

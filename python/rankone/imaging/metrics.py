@@ -21,6 +21,9 @@ def rmse(ref: ArrayLike, est: ArrayLike, data_range: float = 1.0) -> float:
         est: (M, N, L) estimate.
         data_range: width of the range of values.
 
+    Returns:
+        The error, 0 for equal images.
+
     Raises:
         ValueError: for shapes that differ or are not of images, values that are not finite, and a
             range that is not positive.
@@ -41,6 +44,9 @@ def psnr(ref: ArrayLike, est: ArrayLike, data_range: float = 1.0) -> float:
     Args:
         ref, est: (M, N, L) reference and estimate.
         data_range: width of the range of values.
+
+    Returns:
+        Decibels.
 
     Raises:
         ValueError: as :func:`rmse`.
@@ -111,6 +117,9 @@ def ergas(ref: ArrayLike, est: ArrayLike, ratio: float) -> float:
     Args:
         ref, est: (M, N, L) reference and estimate.
         ratio: pixel size of the low-resolution image over that of the high-resolution one.
+
+    Returns:
+        The error, 0 for equal images.
 
     Raises:
         ValueError: as :func:`rmse`, and for a band of the reference whose mean is zero.

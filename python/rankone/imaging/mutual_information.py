@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rankone.ops.checks import check_floating, check_tensor
+
 
 def jensen_shannon_information(joint_scores: Tensor, product_scores: Tensor) -> Tensor:
     """Estimate from the scores of pairs drawn jointly, and of pairs drawn independently.
@@ -36,6 +38,8 @@ def jensen_shannon_information(joint_scores: Tensor, product_scores: Tensor) -> 
         tensor(-1.3863)
     """
     for name, scores in (("joint_scores", joint_scores), ("product_scores", product_scores)):
+        check_tensor(name, scores)
+        check_floating(name, scores)
         if scores.numel() == 0:
             raise ValueError(f"{name} must not be empty")
     return -F.softplus(-joint_scores).mean() - F.softplus(product_scores).mean()
@@ -65,6 +69,9 @@ class MutualInformationCritic(nn.Module):
     """
 
     def __init__(self, in_features: int, n_bases: int) -> None:
+        for name, size in (("in_features", in_features), ("n_bases", n_bases)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
         super().__init__()
         self.in_features = in_features
         self.hidden = nn.Linear(in_features + n_bases, in_features + n_bases)
@@ -89,6 +96,9 @@ class MutualInformationCritic(nn.Module):
         Raises:
             ValueError: if the rows of ``x`` and ``s`` do not match.
         """
+        for name, tensor in (("x", x), ("s", s)):
+            check_tensor(name, tensor)
+            check_floating(name, tensor)
         if x.ndim != 2 or s.ndim != 2 or len(x) != len(s):
             raise ValueError(
                 f"x and s must have shapes (P, l) and (P, k), got {tuple(x.shape)} and "

@@ -112,7 +112,21 @@ def false_colour_limits(
     wavelengths: ArrayLike | None = None,
     bands: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
-    """(3, 2) percentiles that :func:`plot_false_colour` would stretch ``image`` to."""
+    """The percentiles that :func:`plot_false_colour` would stretch an image to.
+
+    Args:
+        image: (M, N, L).
+        wavelengths, bands: as in :func:`plot_false_colour`.
+
+    Returns:
+        (3, 2): low and high limit of each channel.
+
+    Example:
+        >>> import numpy as np
+        >>> from rankone.imaging import false_colour_limits
+        >>> false_colour_limits(np.random.default_rng(0).random((8, 8, 5))).shape
+        (3, 2)
+    """
     image = check_image(image, "image")
     chosen = image[..., _rgb_bands(image, wavelengths, bands)]
     return np.percentile(chosen, STRETCH_PERCENTILES, axis=(0, 1)).T

@@ -1,5 +1,8 @@
 """Interpretability: bases, linear readings and abstractions of trained networks."""
 
+from types import ModuleType
+
+from rankone._namespace import public_names, submodule
 from rankone._optional import require_installed
 
 require_installed("joblib", "networkx", "pandas", "scipy", "sklearn", extra="interpret")
@@ -7,6 +10,7 @@ require_installed("joblib", "networkx", "pandas", "scipy", "sklearn", extra="int
 from rankone.interpret.causal_abstraction import (
     CausalModel,
     DistributedAlignmentSearch,
+    EqualityMLP,
     HookSite,
     IdentityAlignment,
     Interventions,
@@ -16,6 +20,8 @@ from rankone.interpret.causal_abstraction import (
     SplitSite,
     WhitenedAlignment,
     alignment_ladder,
+    distributive_law,
+    hierarchical_equality,
     interchange,
     interchange_intervention_accuracy,
     sample_interventions,
@@ -49,10 +55,13 @@ from rankone.interpret.mode_connectivity import (
     activation_matching,
     apply_permutation,
     curvature_barrier,
+    directional_derivatives,
     layerwise_barriers,
     linear_path,
     mountainside_ridge,
+    parameter_groups,
     parameters_of,
+    plot_path,
     predict_layerwise_barriers,
     sequential_permutation_spec,
     spawn_experiment,
@@ -71,9 +80,18 @@ from rankone.interpret.subpopulation import (
     subpopulation_accuracies,
 )
 
+_SUBMODULES = (
+    "causal_abstraction",
+    "interaction_basis",
+    "linear_interpreter",
+    "mode_connectivity",
+    "subpopulation",
+)
+
 __all__ = [
     "CausalModel",
     "DistributedAlignmentSearch",
+    "EqualityMLP",
     "HookSite",
     "IdentityAlignment",
     "InteractionBasis",
@@ -99,10 +117,13 @@ __all__ = [
     "apply_permutation",
     "curvature_barrier",
     "default_model_zoo",
+    "directional_derivatives",
+    "distributive_law",
     "effective_parameter_count",
     "gaussian_frontier",
     "gaussian_optimal_angle",
     "gaussian_subpopulation_accuracy",
+    "hierarchical_equality",
     "interaction_modularity",
     "interchange",
     "interchange_intervention_accuracy",
@@ -115,8 +136,10 @@ __all__ = [
     "mountainside_ridge",
     "overall_accuracy",
     "parameter_degeneracy",
+    "parameter_groups",
     "parameters_of",
     "plot_interaction_graph",
+    "plot_path",
     "predict_layerwise_barriers",
     "residual_share",
     "sample_interventions",
@@ -129,3 +152,11 @@ __all__ = [
     "untrained_copy",
     "weight_matching",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name, _SUBMODULES)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations
 
 from rankone.interpret._causal_models import CausalModel, check_count, seed_of
 from rankone.interpret._sites import Site, frozen, read_in_batches
+from rankone.ops.checks import check_floating, check_tensor
 
 # Beyond this the inverse of a float64 matrix keeps fewer than eight digits.
 MAX_CONDITION = 1e8
@@ -40,6 +41,9 @@ class IdentityAlignment(nn.Module):
         >>> IdentityAlignment().inverse(h) is h
         True
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, h: Tensor) -> Tensor:
         """``h``."""
@@ -190,6 +194,7 @@ class WhitenedAlignment(nn.Module):
         super().__init__()
         if not 0 < floor <= 1:
             raise ValueError(f"floor must be above 0 and at most 1, got {floor}")
+        check_tensor("H", H)
         if H.ndim != 2 or len(H) < 2:
             raise ValueError(f"H must have shape (n, d) with n at least 2, got {tuple(H.shape)}")
         if not torch.isfinite(H).all():
@@ -233,7 +238,9 @@ class LookupAlignment(nn.Module):
     The accuracy is 1 on every intervention whose used sources differ from the base. Without a
     leftover coordinate the base's own index is lost where every variable is swapped: if then all
     sources are one input, any bijection returns the network's own answer on it. An algorithm with
-    context therefore needs a leftover coordinate.
+    context therefore needs a leftover coordinate. Leave one over in any case: partitions that cover
+    all coordinates align trivially, for a swap of all of them from one source replaces the whole
+    state.
 
     Args:
         site: the network's site; its logits must depend on the hidden state alone.
@@ -477,6 +484,8 @@ def _mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
 
 
 def _checked(name: str, states: Tensor, d: int) -> Tensor:
+    check_tensor(name, states)
+    check_floating(name, states)
     if states.ndim != 2 or states.shape[1] != d:
         raise ValueError(f"{name} must have shape (n, {d}), got {tuple(states.shape)}")
     return states

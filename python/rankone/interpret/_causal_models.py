@@ -17,6 +17,9 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from rankone._arguments import check_instance
+from rankone._repr import short_repr
+
 Sampler = Callable[[int, torch.Generator], Tensor]
 
 # Rounds of drawing before an algorithm counts as unable to give balanced interventions.
@@ -106,6 +109,8 @@ class Interventions:
         label: the algorithm's counterfactual labels (n,), int64.
     """
 
+    __repr__ = short_repr
+
     base: Tensor
     sources: Tensor
     mask: Tensor
@@ -170,6 +175,7 @@ def sample_interventions(
         (torch.Size([8, 16]), torch.Size([8, 2, 16]), True)
     """
     n = check_count("n", n)
+    check_instance("causal_model", causal_model, CausalModel)
     V = len(causal_model.variables)
     if isinstance(mode, bool) or not (
         mode in ("any", "all") or (isinstance(mode, int) and 0 <= mode < V)

@@ -13,8 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from rankone._repr import short_repr
 from rankone.interpret._causal_models import CausalModel, Sampler, check_count
 from rankone.interpret._sites import SplitSite
+from rankone.ops.checks import check_floating, check_tensor
 
 _HALF_RANGE = 0.5  # vectors are uniform on (-0.5, 0.5)
 
@@ -30,6 +32,8 @@ class Task:
         n_classes: number of labels.
         inputs: all inputs (N, input_dim), where there are finitely many.
     """
+
+    __repr__ = short_repr
 
     sampler: Sampler
     causal_models: dict[str, CausalModel]
@@ -149,12 +153,14 @@ class EqualityMLP(nn.Module):
 
     def head(self, x: Tensor, layer: int) -> Tensor:
         """Hidden states (n, d) after layer ``layer``, counted from 1."""
+        _check_states("x", x)
         for block in self.layers[: self._checked(layer, 1)]:
             x = block(x)
         return x
 
     def tail(self, h: Tensor, layer: int) -> Tensor:
         """Logits (n, n_classes) from hidden states after layer ``layer``."""
+        _check_states("h" if layer else "x", h)
         for block in self.layers[self._checked(layer, 0) :]:
             h = block(h)
         return self.classifier(h)
@@ -168,6 +174,11 @@ class EqualityMLP(nn.Module):
         if not least <= layer <= len(self.layers):
             raise ValueError(f"layer must lie within 1 to {len(self.layers)}, got {layer}")
         return layer
+
+
+def _check_states(name: str, states: Tensor) -> None:
+    check_tensor(name, states)
+    check_floating(name, states)
 
 
 def _different_rows(vocab: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankone._arguments import check_instance
 from rankone.interpret._alignments import check_partitions
 from rankone.interpret._causal_models import Interventions, check_count, check_interventions
 from rankone.interpret._sites import Site, check_site, frozen, read_in_batches
@@ -52,6 +53,7 @@ def interchange(
         tensor([[0., 1., 0.]])
     """
     check_site(site)
+    check_instance("interventions", interventions, Interventions)
     base, sources, mask = interventions.base, interventions.sources, interventions.mask
     check_interventions(base, sources, mask, mask.shape[-1])
     n = len(base)

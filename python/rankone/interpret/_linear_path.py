@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from rankone._repr import short_repr
 from rankone.interpret._network_loss import (
     LossFunction,
     NetworkLoss,
@@ -42,6 +43,8 @@ class PathProfile:
         model_buffer_loss: (n_points,) loss with the buffers of the given model at every point;
             None without batch normalisation, where it is ``loss``.
     """
+
+    __repr__ = short_repr
 
     alphas: NDArray[np.float64]
     loss: NDArray[np.float64]

@@ -12,6 +12,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,7 @@ def recalibrate_batchnorm(
     """
     skeleton = skeleton_of(model, params)
     inputs = as_inputs("X", X, params)
+    check_inputs_taken("X", inputs, partial(functional_call, skeleton, dict(params)))
     return _recalibrated(skeleton, params, list(inputs.split(batch_length(batch_size, inputs))))
 
 
@@ -196,6 +198,7 @@ class NetworkLoss:
         if not callable(loss_fn):
             raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
         self.loss_fn = loss_fn
+        check_inputs_taken("X", inputs, partial(functional_call, self.skeleton, dict(like)))
         length = batch_length(batch_size, inputs)
         self._batches = list(zip(inputs.split(length), targets.split(length), strict=True))
         self._rows = len(inputs)
@@ -396,6 +399,24 @@ def as_inputs(name: str, values: Any, params: Parameters) -> Tensor:
     if tensor.is_complex():
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
     return tensor.detach().to(device=some.device, dtype=dtype)
+
+
+def check_inputs_taken(name: str, inputs: Tensor, run: Callable[[Tensor], Any]) -> None:
+    """Raise for integers that the network does not take, as one without an embedding.
+
+    Networks say nothing of what they take, so the first row is run; what else is wrong with it
+    comes to light where the rest is run.
+    """
+    if inputs.is_floating_point():
+        return
+    try:
+        with torch.no_grad():
+            run(inputs[:1])
+    except RuntimeError as error:
+        if "type" in str(error) or "not implemented for" in str(error):
+            raise TypeError(
+                f"{name} must be floating point for this network, got {inputs.dtype}"
+            ) from error
 
 
 def batch_length(batch_size: int | None, inputs: Tensor) -> int:

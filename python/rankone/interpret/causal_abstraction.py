@@ -25,6 +25,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankone._arguments import check_instance
+from rankone._namespace import public_names
 from rankone._sweep import sweep
 from rankone.interpret._alignments import (
     IdentityAlignment,
@@ -455,6 +457,7 @@ def untrained_copy(network: nn.Module, random_state: int | None = 0) -> nn.Modul
         >>> untrained_copy(EqualityMLP()).classifier.weight.shape
         torch.Size([2, 16])
     """
+    check_instance("network", network, nn.Module)
     fresh = copy.deepcopy(network)
     with seeded(seed_of(random_state), {p.device for p in fresh.parameters()}):
         for name, module in fresh.named_modules():
@@ -478,3 +481,7 @@ def _split(
     held = max(1, round(_VALIDATION_SHARE * n))
     order = torch.randperm(n, generator=generator)
     return interventions.select(order[held:]), interventions.select(order[:held])
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

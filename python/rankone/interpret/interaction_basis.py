@@ -26,6 +26,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from rankone._namespace import public_names
+from rankone._repr import short_repr
 from rankone.interpret._degeneracy import (
     LayerDegeneracy,
     effective_parameter_count,
@@ -102,6 +104,8 @@ class LayerBasis:
         activation_rank_: rank of G.
         jacobian_rank_: rank of K among the directions that vary, which is k; None like K.
     """
+
+    __repr__ = short_repr
 
     mean_: Tensor
     components_: Tensor
@@ -638,3 +642,7 @@ def _scorer(metric: Metric, y: ArrayLike | Tensor) -> Callable[[Tensor], float]:
             f"metric must be one of {tuple(known)} or a function of (outputs, y), got {metric!r}"
         )
     return known[metric]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

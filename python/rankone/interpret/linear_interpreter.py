@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, nn
 
+from rankone._namespace import public_names
 from rankone.interpret._call_audit import Call, first_nonlinear
 from rankone.interpret._frozen_units import MODES, FrozenUnits, NonlinearModelError
 from rankone.interpret._passes import check_evaluating, eager, plain, record, replay, run
@@ -613,3 +614,7 @@ def _audit(
             run(model, units, u[None])
         kept.append(calls)
     return kept[0], kept[1:]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from scipy.special import roots_jacobi
 from torch import nn
 
+from rankone._namespace import public_names
 from rankone.interpret._linear_path import PathProfile, linear_path, loss_barrier, plot_path
 from rankone.interpret._matching import activation_matching, weight_matching
 from rankone.interpret._network_loss import (
@@ -512,3 +513,7 @@ def _count(name: str, value: Any, minimum: int = 1) -> int:
 
 def _seed(random_state: int, stream: int, epoch: int) -> int:
     return int(np.random.SeedSequence((random_state, stream, epoch)).generate_state(1)[0])
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

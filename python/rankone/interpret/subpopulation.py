@@ -27,6 +27,7 @@ from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from rankone._namespace import public_names
 from rankone.interpret._subpopulation_data import (
     check_count,
     default_model_zoo,
@@ -608,3 +609,7 @@ def _numbers(name: str, values: ArrayLike) -> NDArray:
 
 def _plain(values: NDArray) -> Any:
     return values if np.ndim(values) else float(values)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -1,5 +1,8 @@
 """Regression and classification with scikit-learn's interface."""
 
+from types import ModuleType
+
+from rankone._namespace import public_names, submodule
 from rankone._optional import require_installed
 
 require_installed("joblib", "pandas", "scipy", "sklearn", extra="stats")
@@ -22,6 +25,14 @@ from rankone.linear_model.random_pivot_lasso import (
 )
 from rankone.linear_model.tsallis_mixed import TsallisMixedEffects
 
+_SUBMODULES = (
+    "dpp_least_squares",
+    "generative_classifiers",
+    "nonconvex",
+    "proximal_ncg",
+    "random_pivot_lasso",
+)
+
 __all__ = [
     "DPPLeastSquares",
     "LinearGaussianNB",
@@ -35,3 +46,11 @@ __all__ = [
     "WeightedLeastSquares",
     "sample_design",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name, _SUBMODULES)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rankone._arguments import check_instance, check_number
+from rankone._repr import short_repr
 from rankone.linear_model._orthonormal_bases import OrthonormalBasis, check_integer
 
 METHODS = ("iid", "volume", "repeated_dpp")
@@ -39,6 +41,8 @@ class Design:
         method: how the points were drawn.
         n_attempts: designs (or sets of candidates) drawn until the condition held.
     """
+
+    __repr__ = short_repr
 
     points: np.ndarray
     weights: np.ndarray
@@ -80,6 +84,7 @@ def christoffel_weights(basis: OrthonormalBasis, X: Any, mix: float = 0.0) -> np
         >>> christoffel_weights(LegendreBasis(1), [[0.0], [1.0]]).round(6).tolist()
         [2.0, 0.5]
     """
+    check_instance("basis", basis, OrthonormalBasis)
     return _weights(basis.evaluate(X), _check_mix(mix))
 
 
@@ -118,6 +123,7 @@ def sample_iid(
         >>> sample_iid(LegendreBasis(3), 5, random_state=0).shape
         (5, 1)
     """
+    check_instance("basis", basis, OrthonormalBasis)
     n = check_integer("n", n, 1)
     return _iid(basis, n, _check_mix(mix), np.random.default_rng(random_state))
 
@@ -148,6 +154,7 @@ def sample_projection_dpp(
         >>> sample_projection_dpp(LegendreBasis(3), 2, random_state=0).shape
         (2, 4, 1)
     """
+    check_instance("basis", basis, OrthonormalBasis)
     n_draws = check_integer("n_draws", n_draws, 1)
     rng = np.random.default_rng(random_state)
     batch = max(1, _BATCH_NUMBERS // basis.n_functions**2)
@@ -260,6 +267,7 @@ def sample_volume(
         >>> sample_volume(LegendreBasis(3), 6, random_state=0).shape
         (6, 1)
     """
+    check_instance("basis", basis, OrthonormalBasis)
     n = _check_size(n, basis.n_functions, "volume")
     rng = np.random.default_rng(random_state)
     return sample_designs(basis, n, "volume", 1, mix=_check_mix(mix), rng=rng)[0]
@@ -284,6 +292,7 @@ def sample_repeated_dpp(basis: OrthonormalBasis, n: int, *, random_state: Any = 
         >>> sample_repeated_dpp(LegendreBasis(3), 8, random_state=0).shape
         (8, 1)
     """
+    check_instance("basis", basis, OrthonormalBasis)
     n = _check_size(n, basis.n_functions, "repeated_dpp")
     rng = np.random.default_rng(random_state)
     return sample_designs(basis, n, "repeated_dpp", 1, mix=0.0, rng=rng)[0]
@@ -353,10 +362,13 @@ def sample_design(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_instance("basis", basis, OrthonormalBasis)
     n = _check_size(n, basis.n_functions, method)
     mix = _check_mix(mix)
     if method == "repeated_dpp" and mix:
         raise ValueError(f"mix must be 0 for repeated_dpp, got {mix}")
+    if delta is not None:
+        check_number("delta", delta)
     if delta is not None and not 0 < delta < 1:
         raise ValueError(f"delta must lie strictly between 0 and 1, or be None, got {delta!r}")
     if prune and delta is None:

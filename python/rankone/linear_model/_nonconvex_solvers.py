@@ -17,6 +17,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.special import expit
 
+from rankone._arguments import check_number
 from rankone.linear_model.proximal_ncg import proximal_ncg, soft_threshold
 
 PENALTIES = ("scad", "mcp", "l1")
@@ -46,6 +47,7 @@ def check_penalty(penalty: Any, gamma: Any) -> float:
         raise ValueError(f"penalty must be one of {', '.join(PENALTIES)}, got {penalty!r}")
     if gamma is None or penalty == "l1":
         return _DEFAULT_GAMMA[penalty]
+    check_number("gamma", gamma)
     if not (math.isfinite(gamma) and gamma > _LEAST_GAMMA[penalty]):
         raise ValueError(
             f"gamma must be finite and above {_LEAST_GAMMA[penalty]:g} for {penalty}, got {gamma!r}"
@@ -54,7 +56,8 @@ def check_penalty(penalty: Any, gamma: Any) -> float:
 
 
 def check_alpha(alpha: Any) -> float:
-    if isinstance(alpha, bool) or not (math.isfinite(alpha) and alpha >= 0):
+    check_number("alpha", alpha)
+    if not (math.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"alpha must be finite and at least 0, got {alpha!r}")
     return float(alpha)
 

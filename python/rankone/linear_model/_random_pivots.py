@@ -17,6 +17,8 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._arguments import check_number
+
 # Columns projected at a time: the scratch beside Z stays at N times this many numbers.
 _BLOCK = 4096
 
@@ -354,6 +356,7 @@ class PivotParameters:
         k = check_count("n_nonzero", self.n_nonzero, 1, d)  # type: ignore[attr-defined]
         failure_prob = check_open_unit("failure_prob", self.failure_prob)  # type: ignore[attr-defined]
         rank_tol = self.rank_tol  # type: ignore[attr-defined]
+        check_number("rank_tol", rank_tol)
         if not 0 <= rank_tol < 1:
             raise ValueError(f"rank_tol must lie in [0, 1), got {rank_tol!r}")
         most = min(n - 2, d)

@@ -22,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from rankone._namespace import public_names
 from rankone.linear_model._dpp_designs import (
     Design,
     christoffel_weights,
@@ -140,9 +141,11 @@ class WeightedLeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.basis = basis
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> WeightedLeastSquares:
-        """Fit to values y (n,) or (n, q) at points X (n, D).
+        """Fit to values at points of the domain.
 
         Args:
+            X: (n, D) points.
+            y: (n,) or (n, q) values.
             sample_weight: (n,), w(x_i) of the law the points were drawn from, as in
                 ``Design.weights``; None weighs all points alike, which is right for points of the
                 reference measure only.
@@ -377,3 +380,7 @@ class DPPLeastSquares(BaseEstimator):
         ax.set_xlabel("x")
         ax.legend()
         return ax
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -28,6 +28,19 @@ from sklearn.utils import Bunch, check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from rankone._arguments import check_number
+from rankone._namespace import public_names
+
+__all__ = [
+    "LinearGaussianNB",
+    "compare_learning_curves",
+    "gaussian_mixture_bayes_error",
+    "gaussian_mixture_problem",
+    "logistic_consistency_transform",
+    "sample_complexity",
+    "zero_one_excess_bound",
+]
+
 _MAX_REDRAWS = 1000  # a subset that lacks a class is drawn again this often
 # Below this the transform's two terms cancel; three terms of its series err by less than 1e-19.
 _SERIES_BELOW = 1e-3
@@ -145,6 +158,7 @@ class LinearGaussianNB(ClassifierMixin, BaseEstimator):
         unseen = np.setdiff1d(y, classes)
         if unseen.size:
             raise ValueError(f"y must hold labels of {classes.tolist()}, got {unseen.tolist()}")
+        check_number("var_smoothing", self.var_smoothing)
         if not (np.isfinite(self.var_smoothing) and self.var_smoothing >= 0):
             raise ValueError(f"var_smoothing must be at least 0, got {self.var_smoothing}")
         priors = self._checked_priors(len(classes))
@@ -601,3 +615,7 @@ def zero_one_excess_bound(excess_logistic_risk: float, form: str = "exact") -> f
             rtol=8.9e-16,
         )
     )
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -26,6 +26,8 @@ from sklearn.utils import Bunch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._arguments import check_number
+from rankone._namespace import public_names
 from rankone.linear_model._nonconvex_solvers import (
     SOLVERS,
     Loss,
@@ -60,6 +62,7 @@ def _check_solver(solver: Any, max_iter: Any, tol: Any) -> None:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
         raise ValueError(f"max_iter must be an integer of at least 1, got {max_iter!r}")
+    check_number("tol", tol)
     if not (math.isfinite(tol) and tol > 0):
         raise ValueError(f"tol must be finite and above 0, got {tol!r}")
 
@@ -491,6 +494,7 @@ def _penalties(loss: Loss, alphas: Any, n_alphas: int, eps: float) -> np.ndarray
         return grid
     if isinstance(n_alphas, bool) or not isinstance(n_alphas, int | np.integer) or n_alphas < 1:
         raise ValueError(f"n_alphas must be an integer of at least 1, got {n_alphas!r}")
+    check_number("eps", eps)
     if not 0 < eps < 1:
         raise ValueError(f"eps must lie strictly between 0 and 1, got {eps!r}")
     gradient = loss.gradient_at(loss.predictor(_null(loss)))[: loss.p]
@@ -697,3 +701,7 @@ class NonconvexRegressionCV(RegressorMixin, _NonconvexModel):
         ax.set_xlabel("alpha")
         ax.set_ylabel("coefficient")
         return ax
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

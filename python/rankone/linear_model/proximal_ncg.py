@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
+from rankone._namespace import public_names
+
 __all__ = ["proximal_ncg", "soft_threshold"]
 
 RULES = ("PR+", "HS+", "HZ", "FR", "none")
@@ -33,6 +35,13 @@ _LEAST_COSINE = 1e-10
 
 def soft_threshold(z: np.ndarray, threshold: Any) -> np.ndarray:
     """sign(z) max(|z| - threshold, 0), elementwise.
+
+    Args:
+        z: array of any shape.
+        threshold: at least 0, a number or an array that broadcasts with ``z``.
+
+    Returns:
+        Array of the shape of ``z``.
 
     Example:
         >>> import numpy as np
@@ -219,3 +228,7 @@ def proximal_ncg(
         message="converged" if success else "max_iter reached",
         **counts,
     )
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -25,6 +25,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._namespace import public_names
 from rankone.linear_model._random_pivots import (
     PivotParameters,
     RandomPivotPreconditioner,
@@ -430,7 +431,7 @@ class RandomPivotLassoCV(_PivotRegressor):
         alphas_: (g, a) penalties in descending order, a row for each number of pivots.
         n_pivots_grid_: (g,).
         mse_path_: (g, a, folds) errors on held-out rows.
-        Others as in :class:`RandomPivotLasso`, of the final fit to all rows.
+        others: as in :class:`RandomPivotLasso`, of the final fit to all rows.
 
     Example:
         >>> from rankone.linear_model.random_pivot_lasso import (
@@ -558,3 +559,7 @@ class RandomPivotLassoCV(_PivotRegressor):
         ax.set_ylabel("held-out mean squared error")
         ax.legend()
         return ax
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

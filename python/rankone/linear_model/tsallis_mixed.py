@@ -29,6 +29,7 @@ from sklearn.linear_model import LassoCV
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
+from rankone._arguments import check_number
 from rankone.linear_model._nonconvex_solvers import (
     check_alpha,
     check_penalty,
@@ -218,9 +219,11 @@ class TsallisMixedEffects(RegressorMixin, BaseEstimator):
         self.tol = tol
 
     def fit(self, X: Any, y: Any, groups: Any = None, Z: Any = None) -> TsallisMixedEffects:
-        """Fit to rows X (N, p), y (N,) in clusters.
+        """Fit to rows in clusters.
 
         Args:
+            X: (N, p) design of the fixed effects.
+            y: (N,) responses.
             groups: (N,) labels of the clusters, at least two of them.
             Z: (N, r) design of the random effects; None is a random intercept.
 
@@ -241,11 +244,14 @@ class TsallisMixedEffects(RegressorMixin, BaseEstimator):
         if isinstance(self.nu, str):
             if self.nu != "auto":
                 raise ValueError(f"nu must be 'auto' or a number, got {self.nu!r}")
-        elif not (math.isfinite(self.nu) and self.nu > 0):
-            raise ValueError(f"nu must be finite and above 0, got {self.nu!r}")
+        else:
+            check_number("nu", self.nu)
+            if not (math.isfinite(self.nu) and self.nu > 0):
+                raise ValueError(f"nu must be finite and above 0, got {self.nu!r}")
         max_iter = self.max_iter
         if isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1:
             raise ValueError(f"max_iter must be an integer of at least 1, got {max_iter!r}")
+        check_number("tol", self.tol)
         if not (math.isfinite(self.tol) and self.tol > 0):
             raise ValueError(f"tol must be finite and above 0, got {self.tol!r}")
         labels, code = self._codes(groups, len(y))

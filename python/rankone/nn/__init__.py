@@ -1,5 +1,6 @@
 """Layers, models and training on top of ``rankone.ops``."""
 
+from rankone._namespace import public_names
 from rankone.nn import bio
 from rankone.nn.chimera import Chimera, ChimeraBlock, ClosedLoopDecoder
 from rankone.nn.convert.lora import LoRALinear
@@ -58,6 +59,8 @@ from rankone.nn.window_attention import sliding_window_attention
 from rankone.nn.xlstm import XLSTMLM, XLSTMOutput
 from rankone.nn.xlstm_blocks import MLSTMBlock, SLSTMBlock
 from rankone.nn.xlstm_mixers import MLSTM, SLSTM
+
+_SUBMODULES = ("bio", "convert", "functional")
 
 __all__ = [
     "GLU",
@@ -139,3 +142,7 @@ __all__ = [
     "sliding_window_attention",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

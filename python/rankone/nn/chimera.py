@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankone._arguments import check_size
 from rankone.nn.selective_scan_2d import (
     BOTH_WAYS,
     FORWARD,
@@ -24,7 +25,7 @@ from rankone.nn.selective_scan_2d import (
     check_choice,
 )
 from rankone.ops import selective_scan_2d, selective_scan_2d_step
-from rankone.ops.checks import check_rank
+from rankone.ops.checks import check_floating, check_rank
 
 # Where the steps along time start, by head.
 HEAD_STEPS = {"trend": (1e-3, 1e-1), "seasonal": (1e-1, 1.0)}
@@ -185,8 +186,7 @@ class ClosedLoopDecoder(nn.Module):
             horizon: columns beyond the last, at least 1.
         """
         check_rank("x", x, ("batch", "variates", "time", "channels"))
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        check_size("horizon", horizon)
         predicted, state = self.read(x)
         error = x.new_zeros(())
         if x.shape[2] > 1:
@@ -263,8 +263,7 @@ class Chimera(nn.Module):
         sizes = {"n_variates": n_variates, "lookback": lookback, "horizon": horizon}
         sizes |= {"d_model": d_model, "n_layers": n_layers}
         for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         if (task == "classification") != (n_classes is not None):
             raise ValueError(
                 "n_classes must be given for task='classification' and only there, got "
@@ -310,6 +309,7 @@ class Chimera(nn.Module):
     def forward_with_feedback_error(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and the closed-loop decoder's teacher-forcing error (0 without one)."""
         check_rank("x", x, ("batch", "lookback", "variates"))
+        check_floating("x", x)
         if x.shape[1] != self.lookback:
             raise ValueError(
                 f"x must have shape (batch, {self.lookback}, variates), got {tuple(x.shape)}"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankone._arguments import check_size
 from rankone.nn.lrpe import LRPEAttention
 from rankone.nn.mixer import register_mixer
 from rankone.nn.packing import offsets_of, sequence_of
@@ -77,6 +78,7 @@ class DiagAttention(LRPEAttention):
             counted from the start of the block.
         bias: whether the projections have biases.
         dropout: share of the output that is dropped in training.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for widths and heads that do not fit, a block below 1, or unknown options.
@@ -108,8 +110,7 @@ class DiagAttention(LRPEAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {block_size}")
+        check_size("block_size", block_size)
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
         super().__init__(

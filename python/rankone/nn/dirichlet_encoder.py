@@ -19,6 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rankone._arguments import check_size
+from rankone.ops.checks import check_floating, check_tensor
+
 MIN_BETA = 1e-6
 # log(1 - v) is taken at v = exp(-1e-7) at most: the float32 nearest below one is 1 - 6e-8.
 MAX_LOG_V = -1e-7
@@ -111,8 +114,7 @@ class DirichletEncoder(nn.Module):
     def __init__(self, in_features: int, n_bases: int, width: int) -> None:
         super().__init__()
         for name, value in (("in_features", in_features), ("n_bases", n_bases), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         self.in_features, self.n_bases, self.width = in_features, n_bases, width
         features = in_features
         trunk = []
@@ -165,6 +167,8 @@ class DirichletEncoder(nn.Module):
         Raises:
             ValueError: if the last dimension of ``x`` is not ``in_features``.
         """
+        check_tensor("x", x)
+        check_floating("x", x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x must have shape (..., {self.in_features}), got {tuple(x.shape)}")
         weight, bias = self.affine_map()

@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
+from rankone.ops.checks import check_tensor
+
 ACTIVATIONS = ("softmax", "exp", "softmax_joint")
 INITS = ("identity", "normal")
 
@@ -44,10 +47,11 @@ class FeatureMap(nn.Module):
 
     def __init__(self, head_dim: int, num_heads: int | None = None) -> None:
         super().__init__()
-        if head_dim < 1:
-            raise ValueError(f"head_dim must be at least 1, got {head_dim}")
-        if num_heads is not None and num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1 or None, got {num_heads}")
+        check_size("head_dim", head_dim)
+        if num_heads is not None:
+            check_integer("num_heads", num_heads)
+            if num_heads < 1:
+                raise ValueError(f"num_heads must be at least 1 or None, got {num_heads}")
         self.head_dim = head_dim
         self.num_heads = num_heads
 
@@ -64,6 +68,7 @@ class FeatureMap(nn.Module):
             ValueError: for another width or number of heads.
             TypeError: for an ``x`` that is not floating point.
         """
+        check_tensor("x", x)
         if not x.is_floating_point():
             raise TypeError(f"x must be floating point, got {x.dtype}")
         heads = "heads" if self.num_heads is None else self.num_heads
@@ -101,8 +106,7 @@ class _AffineFeatureMap(FeatureMap):
     ) -> None:
         super().__init__(head_dim, num_heads)
         feature_dim = head_dim if feature_dim is None else feature_dim
-        if feature_dim < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
+        check_size("feature_dim", feature_dim)
         if init not in INITS:
             raise ValueError(f"init must be one of {list(INITS)}, got {init!r}")
         if init == "identity" and feature_dim != head_dim:
@@ -154,6 +158,7 @@ class HedgehogFeatureMap(_AffineFeatureMap):
         bias: whether there is a b.
         init: ``"identity"`` (W = I) or ``"normal"`` (N(0, 1 / d)); b = 0.
         temperature: divides y.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Attributes:
         weight: (heads, d, f) parameter; heads is 1 for a shared map.
@@ -320,8 +325,7 @@ class PerformerFeatureMap(FeatureMap):
     ) -> None:
         super().__init__(head_dim, num_heads)
         num_features = 4 * head_dim if num_features is None else num_features
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        check_size("num_features", num_features)
         self.num_features = num_features
         projection = _orthogonal_gaussian(num_features, head_dim, random_state)
         self.register_buffer("projection", projection.to(device))
@@ -389,6 +393,9 @@ def feature_map(
         head_dim: width of a head.
         num_heads: number of heads with maps of their own; None for one map.
         **options: of the map's class; see there.
+
+    Returns:
+        The map.
 
     Raises:
         ValueError: for an unknown name, or options that the class refuses.

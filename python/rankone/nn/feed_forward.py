@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
 from rankone.nn.activations import activation_function
 from rankone.nn.pattention import Pattention
+from rankone.ops.checks import check_floating, check_tensor
 
 
 def rounded_width(dim: int, ratio: int = 4) -> int:
     """2 / 3 * ratio * dim rounded up to a multiple of 256, or of 8 where dim is below 256."""
+    check_integer("dim", dim)
     multiple = 256 if dim >= 256 else 8
     return -(-2 * ratio * dim // (3 * multiple)) * multiple
 
@@ -29,6 +32,7 @@ class GLU(nn.Module):
             block of inner width 4 * dim.
         activation: name of the activation on the gate.
         bias: whether the three projections have biases.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Shapes:
         (..., dim) to (..., dim).
@@ -56,9 +60,9 @@ class GLU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_size("dim", dim)
         hidden = int(8 / 3 * dim) if hidden is None else hidden
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        check_size("hidden", hidden)
         self.activation = activation
         self._activation = activation_function("activation", activation)
         self.gate_proj = nn.Linear(dim, hidden, bias, device=device, dtype=dtype)
@@ -66,6 +70,9 @@ class GLU(nn.Module):
         self.down_proj = nn.Linear(hidden, dim, bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        check_tensor("x", x)
+        check_floating("x", x)
         return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
 
     def extra_repr(self) -> str:
@@ -79,6 +86,7 @@ class SwiGLU(GLU):
         dim: width of the input and the output.
         hidden: inner width; default 8 / 3 * dim rounded up to a multiple of 256, or of 8 where
             dim is below 256.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Source: arXiv 2002.05202.
 
@@ -128,6 +136,10 @@ def make_feed_forward(
         hidden: inner width, by default that of :class:`SwiGLU`; or number of tokens, by default
             4 * dim.
         options: further options of :class:`GLU` or :class:`rankone.nn.Pattention`.
+        device, dtype: of the parameters; torch's defaults where None.
+
+    Returns:
+        A module from (..., dim) to (..., dim).
 
     Raises:
         ValueError: for an unknown name.

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankone._namespace import public_names
 from rankone.ops.checks import (
     autocast_dtype,
     check_rank,
@@ -24,6 +25,8 @@ from rankone.ops.checks import (
     check_tensor,
     shape_of,
 )
+
+__all__ = ["pattention"]
 
 PATTENTION_NORMS = ("l2_gelu", "gelu_l2", "softmax")
 
@@ -237,3 +240,7 @@ class _Pattention(torch.autograd.Function):
             dx = dproducts @ keys if ctx.needs_input_grad[0] else None
             dkeys = dproducts.T @ x if ctx.needs_input_grad[1] else None
         return dx, dkeys, dvalues, None, None, None, None, None
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rankone._arguments import check_size
 from rankone.nn.mixer import check_attention_mask
-from rankone.ops.checks import shape_of
+from rankone.ops.checks import check_tensor, shape_of
 
 if TYPE_CHECKING:
     from rankone.nn.language_model import LanguageModel
@@ -49,6 +50,7 @@ def sample_logits(
         >>> sample_logits(torch.tensor([[0.0, 9.0, 1.0]]), temperature=0.0)
         tensor([1])
     """
+    check_tensor("logits", logits)
     _check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         return logits.argmax(-1)
@@ -113,6 +115,7 @@ def generate(
     _check_sampling(temperature, top_k, top_p)
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+    check_tensor("prompt", prompt)
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ValueError(
             f"prompt must have shape (batch, time) with time at least 1, got {shape_of(prompt)}"
@@ -154,7 +157,7 @@ def generate(
 def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_k is not None:
+        check_size("top_k", top_k)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")

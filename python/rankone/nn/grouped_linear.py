@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone.ops.checks import check_tensor
+
 
 class GroupedLinear(nn.Module):
     """Linear maps that share a name and a shape, one a group of rows.
@@ -17,6 +19,7 @@ class GroupedLinear(nn.Module):
         groups: number of maps.
         in_features: width of a row.
         out_features: width of its image.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Shapes:
         ``weight`` is (groups, out_features, in_features).
@@ -37,6 +40,13 @@ class GroupedLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        for name, size in (
+            ("groups", groups),
+            ("in_features", in_features),
+            ("out_features", out_features),
+        ):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
         super().__init__()
         self.groups = groups
         self.in_features = in_features
@@ -63,6 +73,11 @@ class GroupedLinear(nn.Module):
 
         With one group every row is of it and ``sizes`` may count as it likes.
         """
+        check_tensor("rows", rows)
+        if rows.shape[-1:] != (self.in_features,):
+            raise ValueError(
+                f"rows must have shape (rows, {self.in_features}), got {tuple(rows.shape)}"
+            )
         if self.groups == 1:
             return F.linear(rows, self.weight[0])
         blocks = zip(rows.split(list(sizes)), self.weight.unbind(0), strict=True)

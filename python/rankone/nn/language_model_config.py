@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rankone._arguments import check_number, check_size
+
 # How the balance loss of several routing layers is taken: the mean of theirs, or that of all their
 # tokens together.
 BALANCES = ("layer", "pooled")
@@ -79,11 +81,11 @@ class LanguageModelConfig:
     def __post_init__(self) -> None:
         if self.balance not in BALANCES:
             raise ValueError(f"balance must be one of {list(BALANCES)}, got {self.balance!r}")
+        check_number("dropout", self.dropout)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_size(name, getattr(self, name))
         for name in ("mixer", "mixer_kwargs"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):

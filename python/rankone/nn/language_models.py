@@ -40,6 +40,7 @@ class DeltaNetLM(LanguageModel):
             a multiple of 256, or of 8 where hidden_size is below 256.
         tie_embeddings: whether the head is the embedding.
         norm_eps: of the norms between the layers.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.
@@ -128,6 +129,7 @@ class MixtureOfMemoriesLM(LanguageModel):
         aux_loss_scale: factor of the balance loss.
         balance: ``"layer"`` for the mean of the layers' balance losses, ``"pooled"`` for the loss
             of the tokens of all layers taken together.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.

@@ -224,6 +224,7 @@ class LigerMixer(LigerAttention):
         num_kv_heads: key and value heads, a divisor of ``num_heads``; default ``num_heads``.
         bias: whether the linear maps have biases.
         **options: those of :class:`LigerAttention`.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Example:
         >>> from rankone.nn import LanguageModel, LanguageModelConfig

@@ -80,26 +80,32 @@ class HasLigerOptions:
 
     @property
     def structure(self) -> str:
+        """Gate and key feature."""
         return self.liger.structure
 
     @property
     def window(self) -> int:
+        """Tokens that the softmax sees, a token's own included."""
         return self.liger.window
 
     @property
     def alpha(self) -> float:
+        """Weight of the recurrence."""
         return self.liger.alpha
 
     @property
     def beta(self) -> float:
+        """Weight of the window."""
         return self.liger.beta
 
     @property
     def gate_normalizer(self) -> float:
+        """Divisor of the log-gates; see :func:`rankone.nn.convert.liger_gate`."""
         return self.liger.gate_normalizer
 
     @property
     def lower_bound(self) -> float:
+        """Lower bound of the gate; see :func:`rankone.nn.convert.liger_gate`."""
         return self.liger.lower_bound
 
 

@@ -13,8 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
 from rankone.nn.series_decomposition import SeriesDecomposition
-from rankone.ops.checks import check_rank
+from rankone.ops.checks import check_floating, check_rank
 
 VARIANTS = ("linear", "nlinear", "dlinear")
 INITIALISATIONS = ("uniform", "average")
@@ -67,8 +68,7 @@ class LinearForecast(nn.Module):
             ("horizon", horizon),
             ("n_channels", n_channels),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         if init not in INITIALISATIONS:
@@ -79,6 +79,7 @@ class LinearForecast(nn.Module):
         self.weight = nn.Parameter(torch.empty(*channels, horizon, lookback))
         self.bias = nn.Parameter(torch.empty(*channels, horizon))
         if variant == "dlinear":
+            check_integer("kernel_size", kernel_size)
             if kernel_size > 2 * lookback - 1:
                 raise ValueError(
                     f"kernel_size must be at most 2 * lookback - 1 = {2 * lookback - 1}, "
@@ -101,6 +102,7 @@ class LinearForecast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The forecast (B, H, C) of lookbacks (B, L, C)."""
         check_rank("x", x, ("batch", "lookback", "channels"))
+        check_floating("x", x)
         if x.shape[1:] != (self.lookback, self.n_channels):
             raise ValueError(
                 f"x must be (batch, lookback={self.lookback}, channels={self.n_channels}), "

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
 from rankone.nn.mixer import check_sequence, check_token
 from rankone.nn.norms import make_norm
 from rankone.ops.checks import (
@@ -44,6 +45,7 @@ class LRPE(nn.Module):
         learn_theta: whether ``theta`` is a parameter; a buffer otherwise.
         householder: whether to reflect at all.
         seed: of the random unit vector ``u``; None draws from torch's global generator.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Attributes:
         theta: (head_dim // 2,) radians a position.
@@ -79,8 +81,7 @@ class LRPE(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if head_dim < 1:
-            raise ValueError(f"head_dim must be at least 1, got {head_dim}")
+        check_size("head_dim", head_dim)
         if not 0 < base < math.inf:
             raise ValueError(f"base must be positive and finite, got {base}")
         self.head_dim = head_dim
@@ -184,6 +185,8 @@ class LRPEAttention(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        for name, value in (("dim", dim), ("num_heads", num_heads)):
+            check_integer(name, value)
         if dim < 1 or num_heads < 1:
             raise ValueError(f"dim and num_heads must be at least 1, got {dim} and {num_heads}")
         if dim % num_heads:

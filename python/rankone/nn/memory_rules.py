@@ -28,7 +28,9 @@ class MemoryRule(Protocol):
     """
 
     @property
-    def extras(self) -> Mapping[str, int]: ...
+    def extras(self) -> Mapping[str, int]:
+        """Width of every projection of the input that the rule asks for, by name."""
+        ...
 
     def state_shape(self, heads: int, key_dim: int, value_dim: int) -> tuple[int, ...]:
         """Shape of the state of one sequence; states start as zeros."""
@@ -177,6 +179,13 @@ MEMORY_RULES: dict[str, Callable[[int], MemoryRule]] = {
 
 def make_memory_rule(rule: str | MemoryRule, key_dim: int) -> MemoryRule:
     """The rule of this name for keys of this width, or the given rule itself.
+
+    Args:
+        rule: one of the names of :class:`MixtureOfMemories`, or a :class:`MemoryRule`.
+        key_dim: width of a key.
+
+    Returns:
+        The rule.
 
     Raises:
         ValueError: for an unknown name, extras called as the layer's own projections, or gates of

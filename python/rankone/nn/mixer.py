@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
 from rankone.ops.checks import (
     check_cu_seqlens,
     check_floating,
@@ -96,6 +97,9 @@ def register_mixer(name: str, factory: MixerFactory | None = None) -> Any:
         factory: a class or function called as the constructor in :class:`Mixer`; without it,
             the result is a decorator.
 
+    Returns:
+        ``factory``, or the decorator.
+
     Raises:
         ValueError: if the name is taken by another factory.
 
@@ -114,7 +118,16 @@ def register_mixer(name: str, factory: MixerFactory | None = None) -> Any:
 
 
 def registered_mixers() -> list[str]:
-    """The names that :func:`register_mixer` has made available, in order."""
+    """The names that :func:`register_mixer` has made available, in order.
+
+    Returns:
+        Names that :func:`build_mixer` and :class:`rankone.nn.LanguageModelConfig` take.
+
+    Example:
+        >>> from rankone.nn import registered_mixers
+        >>> "delta_net" in registered_mixers()
+        True
+    """
     return sorted(_REGISTRY)
 
 
@@ -138,6 +151,18 @@ def build_mixer(
 
     Of ``layer_idx``, ``num_layers``, ``device`` and ``dtype`` the factory is given those that it
     names; ``options`` are given as they are.
+
+    Args:
+        mixer: a name of :func:`registered_mixers`, or a factory as :func:`register_mixer` takes.
+        hidden_size: width of the model.
+        num_heads: number of heads.
+        layer_idx: index of the layer, from 0.
+        num_layers: number of layers of the model.
+        device, dtype: of the parameters.
+        options: further options of the mixer.
+
+    Returns:
+        The layer.
 
     Raises:
         ValueError: for an unregistered name.
@@ -183,6 +208,10 @@ def check_heads(
     hidden_size: int, num_heads: int, head_dim: int | None, num_kv_heads: int | None
 ) -> tuple[int, int]:
     """Head width and number of key-value heads, with their defaults filled in."""
+    given = {"hidden_size": hidden_size, "num_heads": num_heads, "head_dim": head_dim}
+    for name, value in (given | {"num_kv_heads": num_kv_heads}).items():
+        if value is not None:
+            check_integer(name, value)
     if hidden_size < 1 or num_heads < 1:
         raise ValueError(
             f"hidden_size and num_heads must be at least 1, got {hidden_size} and {num_heads}"
@@ -194,8 +223,7 @@ def check_heads(
                 f"got hidden_size {hidden_size} and num_heads {num_heads}"
             )
         head_dim = hidden_size // num_heads
-    if head_dim < 1:
-        raise ValueError(f"head_dim must be at least 1, got {head_dim}")
+    check_size("head_dim", head_dim)
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if num_kv_heads < 1 or num_heads % num_kv_heads:
         raise ValueError(

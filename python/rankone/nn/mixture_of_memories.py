@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
 from rankone.nn.delta_net import (
     checked_value_dim,
     decay_parameters,
@@ -92,6 +93,7 @@ class MixtureOfMemories(nn.Module):
             ``per_memory_projections`` is False.
         allow_neg_eigval: write strengths up to 2 instead of 1.
         norm_eps: of the output norm.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.
@@ -140,8 +142,7 @@ class MixtureOfMemories(nn.Module):
             ("head_dim", head_dim),
             ("num_memories", num_memories),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         check_top_k(top_k, num_memories)
         if conv_scope not in CONV_SCOPES:
             raise ValueError(f"conv_scope must be one of {list(CONV_SCOPES)}, got {conv_scope!r}")

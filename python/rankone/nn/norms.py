@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
+from rankone.ops.checks import check_floating, check_tensor
+
 
 def _statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
@@ -40,6 +43,7 @@ class SRMSNorm(nn.Module):
 
     def __init__(self, dim: int, eps: float = 1e-8) -> None:
         super().__init__()
+        check_size("dim", dim)
         self.dim = dim
         self.eps = eps
 
@@ -65,6 +69,7 @@ class RMSNorm(nn.Module):
     Args:
         dim: size of the last axis.
         eps: added inside the root.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: if the last axis of the input is not ``dim``, or for a negative ``eps``.
@@ -87,6 +92,8 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"dim must be an integer of at least 1, got {dim!r}")
         if not 0 <= eps < float("inf"):
             raise ValueError(f"eps must be at least 0 and finite, got {eps}")
         self.dim = dim
@@ -121,6 +128,10 @@ def make_norm(
             weight and bias).
         dim: size of the last axis.
         eps: of the norm; default that of its class.
+        device, dtype: of the parameters; torch's defaults where None.
+
+    Returns:
+        The module.
 
     Raises:
         ValueError: for an unknown name.
@@ -150,5 +161,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def _check_width(x: Tensor, dim: int) -> None:
-    if x.shape[-1] != dim:
+    check_tensor("x", x)
+    check_floating("x", x)
+    if x.ndim == 0 or x.shape[-1] != dim:
         raise ValueError(f"x must have {dim} channels on its last axis, got shape {tuple(x.shape)}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
 from rankone.nn.functional import check_norm, check_score_numbers, pattention
 from rankone.ops.checks import check_floating, check_tensor, shape_of
 
@@ -40,6 +41,7 @@ class Pattention(nn.Module):
         key_init_std: standard deviation of initial keys.
         value_init_std: of initial values; default 0.02.
         dropout: share of the scores that is zeroed in training mode.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Attributes:
         key_param_tokens: (num_tokens, in_features).
@@ -88,8 +90,7 @@ class Pattention(nn.Module):
             ("out_features", out_features),
             ("num_tokens", num_tokens),
         ):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+            check_size(name, size)
         check_norm(norm)
         self.in_features = in_features
         self.out_features = out_features
@@ -119,6 +120,7 @@ class Pattention(nn.Module):
 
     @property
     def num_tokens(self) -> int:
+        """Number of parameter tokens; :meth:`grow` adds to it."""
         return self.key_param_tokens.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,8 +230,7 @@ class Growth:
 
     def check(self, layer: Pattention, num_new: int) -> None:
         """Refuse what :meth:`apply` could not do."""
-        if num_new < 1:
-            raise ValueError(f"num_new must be at least 1, got {num_new}")
+        check_size("num_new", num_new)
         if layer.norm == "softmax" and not self.allow_function_change:
             raise ValueError(
                 "norm='softmax' is changed by every new token; give allow_function_change=True to "

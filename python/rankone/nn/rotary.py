@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rankone.ops.checks import check_tensor
+
 
 def apply_rotary(
     x: Tensor,
@@ -40,6 +42,8 @@ def apply_rotary(
         >>> torch.equal(apply_rotary(x, torch.zeros(1, 1)), x)
         True
     """
+    check_tensor("x", x)
+    check_tensor("positions", positions)
     dim = x.shape[-1] if rotary_dim is None else rotary_dim
     if rotary_dim is None and dim % 2:
         raise ValueError(f"the last axis of x must be even for rotary positions, got {dim}")

@@ -42,6 +42,9 @@ def route(logits: Tensor, top_k: int, *, mask: Tensor | None = None) -> RouterOu
         top_k: from 1 to M.
         mask: (batch, time) bool, False on tokens that the statistics leave out.
 
+    Returns:
+        :class:`RouterOutput`.
+
     Raises:
         ValueError: for top_k out of range or a mask of the wrong shape.
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankone._arguments import check_integer, check_number, check_size
 from rankone.nn.series_decomposition import SeriesDecomposition
 from rankone.nn.short_convolution import ShortConvolution
 from rankone.ops import selective_scan_2d
-from rankone.ops.checks import check_rank
+from rankone.ops.checks import check_floating, check_rank
 
 # As stored: "scalar" is the diagonal structure with one value a head of channels.
 STRUCTURES = ("diagonal", "scalar", "companion")
@@ -255,10 +256,12 @@ class GatedScan2d(nn.Module):
         variates: bool = True,
     ) -> None:
         super().__init__()
+        check_integer("d_model", d_model)
+        check_integer("d_conv", d_conv)
+        check_number("expand", expand)
         d_inner = int(expand * d_model)
         for name, value in (("d_model", d_model), ("d_state", d_state), ("d_inner", d_inner)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         if d_conv < 0:
             raise ValueError(f"d_conv must be at least 0, got {d_conv}")
         if structure == "companion" and discretization != "zoh":
@@ -309,6 +312,7 @@ class GatedScan2d(nn.Module):
     ) -> tuple[Tensor, LayerState | None]:
         """(B, V, T, d_model) to the same shape."""
         check_rank("x", x, ("batch", "rows", "columns", "features"))
+        check_floating("x", x)
         if x.shape[-1] != self.d_model:
             raise ValueError(f"x must have {self.d_model} features, got shape {tuple(x.shape)}")
         if (state is not None or return_state) and self.decomposition is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankone.ops.checks import check_rank
+from rankone._arguments import check_integer
+from rankone.ops.checks import check_floating, check_rank
 
 
 class SeriesDecomposition(nn.Module):
@@ -36,6 +37,7 @@ class SeriesDecomposition(nn.Module):
 
     def __init__(self, kernel_size: int = 25) -> None:
         super().__init__()
+        check_integer("kernel_size", kernel_size)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}")
         self.kernel_size = kernel_size
@@ -43,6 +45,7 @@ class SeriesDecomposition(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The remainder and the moving average of (B, L, C)."""
         check_rank("x", x, ("batch", "length", "channels"))
+        check_floating("x", x)
         if self.kernel_size > 2 * x.shape[1] - 1:
             raise ValueError(
                 f"kernel_size must be at most 2 * length - 1 = {2 * x.shape[1] - 1}, "

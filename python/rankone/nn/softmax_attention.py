@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
 from rankone.nn.mixer import check_heads, check_sequence, check_token, register_mixer
 from rankone.nn.packing import padded_rows
 from rankone.nn.rotary import apply_rotary
@@ -67,6 +68,7 @@ class SoftmaxAttention(nn.Module):
         bias: whether the linear maps have biases.
         make_projection: called with the widths of its input and output, makes each of the four maps
             instead of ``torch.nn.Linear``.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for widths and heads that do not fit, a window below 1, or a share outside
@@ -105,8 +107,8 @@ class SoftmaxAttention(nn.Module):
             raise ValueError(f"rotary_pct must be in [0, 1], got {rotary_pct}")
         if head_dim % 2 and rotary_pct == 1:
             raise ValueError(f"head_dim must be even for rotary positions, got {head_dim}")
-        if window_size is not None and window_size < 1:
-            raise ValueError(f"window_size must be at least 1, got {window_size}")
+        if window_size is not None:
+            check_size("window_size", window_size)
         self.hidden_size = hidden_size
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
@@ -328,6 +330,7 @@ class SlidingWindowAttention(SoftmaxAttention):
         window_size: a token sees itself and the ``window_size - 1`` tokens before it; None sees
             the whole past.
         rope_base: base of the rotary angles.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for widths and heads that do not fit, or a window below 1.

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
 from rankone._model_files import read_model, write_model
 from rankone.nn.language_model import Block, LanguageModel
 from rankone.nn.language_model_config import LanguageModelConfig
@@ -83,6 +84,7 @@ class TokenFormerAttention(SoftmaxAttention):
         value_init_std: standard deviation of initial value tokens; default
             2 / (num_layers * sqrt(hidden_size)).
         num_layers: layers of the model.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, an unknown norm, or shares out of range.
@@ -115,6 +117,8 @@ class TokenFormerAttention(SoftmaxAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_size("num_layers", num_layers)
+
         def projection(inputs: int, outputs: int) -> Pattention:
             return Pattention(
                 inputs,
@@ -187,6 +191,7 @@ class TokenFormer(nn.Module):
         dropout: share of the Pattention scores that is zeroed in training mode.
         gradient_checkpointing: recompute every block in the backward pass instead of keeping its
             activations.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Attributes:
         config: the arguments that make this model, as a dict that :meth:`grow` keeps up to date.
@@ -239,8 +244,7 @@ class TokenFormer(nn.Module):
             ("attn_tokens", attn_tokens),
             ("ffn_tokens", ffn_tokens),
         ):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+            check_size(name, number)
         self.config: dict[str, Any] = {
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,

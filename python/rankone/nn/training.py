@@ -21,8 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_instance, check_size
 from rankone._files import write_whole
 from rankone._progress import Progress
+from rankone._repr import short_repr
+from rankone.ops.checks import check_tensor
 
 Batch = Tensor | Mapping[str, Any]
 
@@ -98,6 +101,8 @@ class TrainingResult:
             ``"interrupt"``.
     """
 
+    __repr__ = short_repr
+
     losses: list[float]
     steps: int
     tokens: int
@@ -106,6 +111,7 @@ class TrainingResult:
 
     @property
     def tokens_per_second(self) -> float:
+        """Tokens trained on in a second of wall time."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
@@ -117,6 +123,9 @@ def learning_rate_factor(step: int, progress: float, config: TrainingConfig) -> 
         progress: share of the run that is done, from 0 to 1.
         config: the schedule.
 
+    Returns:
+        The factor, between 0 and 1.
+
     Example:
         >>> from rankone.nn import TrainingConfig, learning_rate_factor
         >>> config = TrainingConfig(max_steps=100, warmup_steps=10, min_learning_rate=0.1)
@@ -125,6 +134,7 @@ def learning_rate_factor(step: int, progress: float, config: TrainingConfig) -> 
         >>> round(learning_rate_factor(100, 1.0, config), 3)
         0.1
     """
+    check_instance("config", config, TrainingConfig)
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return warmup * (config.min_learning_rate + (1.0 - config.min_learning_rate) * cosine)
@@ -133,12 +143,20 @@ def learning_rate_factor(step: int, progress: float, config: TrainingConfig) -> 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW groups: matrices decay, vectors and ``_no_weight_decay`` parameters do not.
 
+    Args:
+        model: its parameters that ask for gradients are taken.
+        weight_decay: of the matrices.
+
+    Returns:
+        Two groups, as ``torch.optim.AdamW`` takes them.
+
     Example:
         >>> import torch
         >>> from rankone.nn import parameter_groups
         >>> [len(group["params"]) for group in parameter_groups(torch.nn.Linear(2, 2), 0.1)]
         [1, 1]
     """
+    check_instance("model", model, nn.Module)
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in model.parameters():
@@ -200,8 +218,8 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     if path is None and (resume or checkpoint_every is not None):
         raise ValueError("checkpoint must be given with resume or checkpoint_every, got None")
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+    if checkpoint_every is not None:
+        check_size("checkpoint_every", checkpoint_every)
     if path is not None and not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"no directory for the checkpoint {path}")
 
@@ -262,6 +280,8 @@ def evaluate(model: nn.Module, tokens: Tensor, *, length: int, batch_size: int =
         >>> 1.5 < evaluate(model, torch.randint(8, (100,)), length=16) < 3.0
         True
     """
+    check_instance("model", model, nn.Module)
+    check_tensor("tokens", tokens)
     if tokens.ndim != 1 or tokens.shape[0] < 2:
         raise ValueError(f"tokens must be 1-D with at least 2 entries, got {tuple(tokens.shape)}")
     if length < 1 or batch_size < 1:
@@ -288,6 +308,8 @@ class _Run:
     """The state of one training run: all that a checkpoint holds."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        check_instance("model", model, nn.Module)
+        check_instance("config", config, TrainingConfig)
         self.model = model
         self.config = config
         self.device = next(model.parameters()).device

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
 from rankone.nn.diag_attention import DiagAttention
 from rankone.nn.feed_forward import GLU
 from rankone.nn.language_model import Block, LanguageModel, LanguageModelConfig
@@ -23,7 +24,7 @@ from rankone.nn.lrpe import LRPEAttention, merge_padding_masks
 from rankone.nn.mixer import MixerState, check_sequence, check_token
 from rankone.nn.norm_attention import NormAttention
 from rankone.nn.norms import SRMSNorm
-from rankone.ops.checks import check_rank
+from rankone.ops.checks import check_rank, check_tensor
 
 # The two published configurations: kind of the early layers, activation of the later ones.
 PRESETS = {
@@ -50,6 +51,7 @@ class TransNormerBlock(Block):
         bias: whether the linear maps have biases.
         hidden: inner width of the gated linear unit; default int(8 / 3 * dim).
         dropout: share of the outputs of the attention and of the unit dropped in training.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.
@@ -149,6 +151,7 @@ class TransNormer(nn.Module):
             num_layers // 2.
         causal: whether a token sees its past alone.
         dropout: share of the outputs of attention and gated linear unit dropped in training.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or an unknown preset.
@@ -296,6 +299,7 @@ class TransNormerLM(LanguageModel):
             dropped in training.
         activation_checkpointing: recompute every block in the backward pass instead of keeping
             its activations.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or an unknown preset.
@@ -434,6 +438,9 @@ def attention_gradient_bound(v: Tensor, grad_out: Tensor, eps: float) -> float:
         grad_out: (..., n, d), dL / dO.
         eps: positive.
 
+    Returns:
+        The bound.
+
     Raises:
         ValueError: for shapes that do not fit, or an ``eps`` that is not positive.
 
@@ -445,6 +452,12 @@ def attention_gradient_bound(v: Tensor, grad_out: Tensor, eps: float) -> float:
         >>> attention_gradient_bound(torch.ones(3, 4), torch.ones(3, 4), eps=1.0)
         24.0
     """
+    check_tensor("v", v)
+    check_tensor("grad_out", grad_out)
+    if 0 in v.shape or 0 in grad_out.shape:
+        raise ValueError(
+            f"v and grad_out must not be empty, got {tuple(v.shape)} and {tuple(grad_out.shape)}"
+        )
     if v.ndim < 2 or grad_out.ndim < 2 or v.shape[-1] != grad_out.shape[-1]:
         raise ValueError(
             "v and grad_out must have shape (..., n, d) with one d, "
@@ -464,8 +477,7 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _diag_layers(num_layers: int, num_diag_layers: int | None) -> int:
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+    check_size("num_layers", num_layers)
     if num_diag_layers is None:
         return num_layers // 2
     if not 0 <= num_diag_layers <= num_layers:

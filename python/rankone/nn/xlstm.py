@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankone._arguments import check_size
 from rankone._model_files import read_model, write_model
 from rankone.nn.generation import generate
 from rankone.nn.language_model import IGNORED_LABEL, next_token_targets
@@ -110,6 +111,7 @@ class XLSTMLM(nn.Module):
         eps: of :func:`rankone.ops.mlstm`.
         activation_checkpointing: recompute every block in the backward pass instead of keeping its
             activations.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, unknown options, parameter sharing without a
@@ -158,8 +160,7 @@ class XLSTMLM(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("vocab_size", vocab_size), ("num_layers", num_layers)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
         if direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {list(DIRECTIONS)}, got {direction!r}")
         if rc_equivariance not in RC_EQUIVARIANCES:

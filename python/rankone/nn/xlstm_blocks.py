@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_size
 from rankone.nn.feed_forward import GLU
 from rankone.nn.mixer import check_sequence
 from rankone.nn.norms import LayerNorm
@@ -199,6 +200,7 @@ class MLSTMBlock(_Block):
             residual stream, as the published code does.
         dropout: on what is added to the residual stream.
         layer_idx, num_layers: place in the model, for the initial weights.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Shapes:
         (batch, time, d_model) to the same.
@@ -272,6 +274,7 @@ class SLSTMBlock(_Block):
         direction, double_residual, dropout, layer_idx, num_layers: as :class:`MLSTMBlock`; both
             parts of the block are read in the direction, so ``"bidirectional"`` adds the
             feed-forward block, which treats tokens alone, twice.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Shapes:
         (batch, time, d_model) to the same.
@@ -308,8 +311,7 @@ class SLSTMBlock(_Block):
         placement: dict[str, Any] = {"device": device, "dtype": dtype}
         if not ff_factor > 0:
             raise ValueError(f"ff_factor must be above 0, got {ff_factor}")
-        if ff_multiple < 1:
-            raise ValueError(f"ff_multiple must be at least 1, got {ff_multiple}")
+        check_size("ff_multiple", ff_multiple)
         if ff_round not in ROUNDINGS:
             raise ValueError(f"ff_round must be one of {list(ROUNDINGS)}, got {ff_round!r}")
         mixer = SLSTM(

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_size
 from rankone.nn.mixer import check_sequence, check_token, register_mixer
 from rankone.nn.packing import pack, sequence_of, unpack
 from rankone.nn.rotary import apply_rotary
@@ -255,6 +256,7 @@ class MLSTM(_RecurrentMixer):
         eps: of :func:`rankone.ops.mlstm`.
         layer_idx: which layer of the model it is, from 0; not used.
         num_layers: layers of the model; scales the initial down-projection.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit, or unknown options.
@@ -480,6 +482,7 @@ class SLSTM(_RecurrentMixer):
         layer_idx: which layer of the model it is, from 0; later layers start with forget gates that
             are spread more unevenly.
         num_layers: layers of the model.
+        device, dtype: of the parameters; torch's defaults where None.
 
     Raises:
         ValueError: for sizes that do not fit.
@@ -597,8 +600,8 @@ def check_sizes(hidden_size: int, num_heads: int, layer_idx: int, num_layers: in
         ("num_heads", num_heads),
         ("num_layers", num_layers),
     ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_size(name, value)
+    check_integer("layer_idx", layer_idx)
     if not 0 <= layer_idx < num_layers:
         raise ValueError(f"layer_idx must be in 0..{num_layers - 1}, got {layer_idx}")
 

@@ -4,6 +4,7 @@ A method's module has ``run(settings: Settings) -> Reproduction``. :func:`reprod
 slug, shows their claims and writes a JSON file and one self-contained HTML page.
 """
 
+from rankone._namespace import public_names
 from rankone.reproduce._claims import Claim, shown
 from rankone.reproduce._figures import MUTED, SERIES, Figure, against_length, length_label, panel
 from rankone.reproduce._page import Passage, Section, html_page
@@ -32,3 +33,7 @@ __all__ = [
     "shown",
     "write_report",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

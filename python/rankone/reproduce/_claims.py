@@ -97,7 +97,7 @@ class Claim:
         parts += [f"{shown(100 * relative)} %"] if relative else []
         allowed = absolute + relative * abs(expected)
         # A difference of two infinities is NaN, so that an infinite expectation is never met.
-        passed = abs(measured - expected) <= allowed
+        passed = bool(abs(measured - expected) <= allowed)
         return cls(
             statement, shown(expected), _plain(measured), "± " + " ± ".join(parts), passed, note
         )
@@ -114,7 +114,7 @@ class Claim:
         """``measured == expected``; a sequence holding a NaN equals nothing."""
         measured, expected = _plain(measured), _plain(expected)
         entries = measured if isinstance(measured, tuple) else (measured,)
-        passed = measured == expected and not any(
+        passed = bool(measured == expected) and not any(
             isinstance(entry, float) and math.isnan(entry) for entry in entries
         )
         return cls(statement, shown(expected), measured, "exact", passed, note)
@@ -171,6 +171,13 @@ def _plain(value: Measured | Sequence[Number]) -> Measured:
 
 def shown(value: Measured, digits: int = 3) -> str:
     """A measured value as a reader wants it: a few significant digits, integers in full.
+
+    Args:
+        value: number, text, or tuple of numbers.
+        digits: significant digits of what is not an integer.
+
+    Returns:
+        The text.
 
     Example:
         >>> from rankone.reproduce import shown

@@ -88,6 +88,12 @@ def panel(
 
     Yields:
         (figure, axes), to draw in.
+
+    Example:
+        >>> from rankone.reproduce import panel
+        >>> with panel("n", "error", title="Errors") as (figure, axes):
+        ...     axes.get_title(loc="left") or axes.get_title()
+        'Errors'
     """
     import matplotlib
     from cycler import cycler
@@ -138,6 +144,14 @@ def against_length(axes: Axes, lengths: Sequence[int]) -> None:
     Args:
         axes: drawn axes.
         lengths: sequence lengths to mark.
+
+    Example:
+        >>> from rankone.reproduce import against_length, panel
+        >>> with panel("tokens", "seconds") as (figure, axes):
+        ...     _ = axes.plot([512, 1024], [0.1, 0.2])
+        ...     against_length(axes, [512, 1024])
+        ...     axes.get_xscale()
+        'log'
     """
     from matplotlib.ticker import EngFormatter, LogLocator
 
@@ -151,6 +165,12 @@ def against_length(axes: Axes, lengths: Sequence[int]) -> None:
 
 def length_label(length: int) -> str:
     """A sequence length as a tick label.
+
+    Args:
+        length: in tokens.
+
+    Returns:
+        The number, in units of K = 1024 where it is a multiple.
 
     Example:
         >>> from rankone.reproduce import length_label

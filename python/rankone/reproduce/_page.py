@@ -23,7 +23,13 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 @dataclass(frozen=True)
 class Passage:
-    """Text shown as it stands, such as a generated sample."""
+    """Text shown as it stands, such as a generated sample.
+
+    Attributes:
+        title: heading.
+        text: shown with its line breaks.
+        note: a remark below it.
+    """
 
     title: str
     text: str
@@ -63,6 +69,9 @@ def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
         title: heading of the page.
         lead: what the page is, in a sentence or two.
         sections: what it shows.
+
+    Returns:
+        The document.
 
     Example:
         >>> from rankone.reproduce import Section, html_page

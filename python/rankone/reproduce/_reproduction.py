@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from rankone._progress import track
 from rankone.reproduce._claims import Claim, Measured
 from rankone.reproduce._figures import Figure
@@ -147,6 +149,8 @@ def _encode(value: Any) -> Any:
         return {key: _encode(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_encode(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return {_NON_FINITE: str(value)}
     return value

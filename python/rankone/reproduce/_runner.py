@@ -15,7 +15,7 @@ from rankone import _environment, catalog
 from rankone._files import write_whole
 from rankone.reproduce._page import Section, html_page
 from rankone.reproduce._reproduction import Reproduction, Settings
-from rankone.reproduce._terminal import console, print_reproduction
+from rankone.reproduce._terminal import console, print_reproduction, print_summary
 
 JSON_NAME = "reproduction.json"
 HTML_NAME = "reproduction.html"
@@ -23,7 +23,12 @@ HTML_NAME = "reproduction.html"
 
 @dataclass(frozen=True)
 class Failure:
-    """A reproduction that did not run to its end, and why."""
+    """A reproduction that did not run to its end, and why.
+
+    Attributes:
+        slug: the method.
+        error: type and message of what stopped it.
+    """
 
     slug: str
     error: str
@@ -93,6 +98,7 @@ def reproduce(
 
     reproductions: list[Reproduction] = []
     failures: list[Failure] = []
+    paths: tuple[Path | None, Path | None] = (None, None)
     interrupted: KeyboardInterrupt | None = None
     for entry in entries:
         try:
@@ -104,23 +110,48 @@ def reproduce(
             failures.append(Failure(entry.slug, f"{type(error).__name__}: {error}"))
             if show:
                 console().print(f"{entry.slug}: did not run: {error}", style="red", markup=False)
-            continue
-        reproductions.append(result)
-        if show:
-            print_reproduction(console(), entry.title, result)
-    json_path = html_path = None
-    if settings.out is not None and (reproductions or failures):
-        json_path, html_path = write_report(settings.out, reproductions, failures)
-        if show:
-            console().print(f"report: {html_path}", markup=False, soft_wrap=True)
+        else:
+            reproductions.append(result)
+            if show:
+                print_reproduction(console(), entry.title, result)
+        if settings.out is not None:
+            # After every method: whatever ends a long run, what ran until then is there.
+            paths = write_report(settings.out, reproductions, failures)
+    if show and len(entries) > 1:
+        errors = {failure.slug: failure.error for failure in failures}
+        print_summary(console(), reproductions, errors)
+    if show and paths[1] is not None:
+        console().print(f"report: {paths[1]}", markup=False, soft_wrap=True)
     if interrupted is not None:
         raise interrupted
-    return Run(tuple(reproductions), tuple(failures), json_path, html_path)
+    return Run(tuple(reproductions), tuple(failures), *paths)
 
 
 def run_one(entry: catalog.Method, settings: Settings) -> Reproduction:
-    """Run one reproduction and add its wall time and the conditions of the run."""
-    module = importlib.import_module(entry.module)
+    """Run one reproduction and add its wall time and the conditions of the run.
+
+    Args:
+        entry: the method.
+        settings: how to run.
+
+    Returns:
+        What the method's ``run`` returned, with seconds and conditions.
+
+    Example:
+        >>> from rankone.catalog import method
+        >>> from rankone.reproduce import Settings, run_one
+        >>> run_one(method("deltanet"), Settings()).seconds > 0  # doctest: +SKIP
+        True
+    """
+    try:
+        module = importlib.import_module(entry.module)
+    except ModuleNotFoundError as error:
+        if entry.extra is None:
+            raise
+        raise ImportError(
+            f"{error.name} is needed here and not installed: pip install 'rankone[{entry.extra}]'",
+            name=error.name,
+        ) from error
     start = time.perf_counter()
     result = module.run(settings)
     seconds = time.perf_counter() - start
@@ -138,7 +169,26 @@ def run_one(entry: catalog.Method, settings: Settings) -> Reproduction:
 def write_report(
     out: Path, reproductions: Sequence[Reproduction], failures: Sequence[Failure] = ()
 ) -> tuple[Path, Path]:
-    """Write ``reproduction.json`` and ``reproduction.html`` into ``out``; returns their paths."""
+    """Write ``reproduction.json`` and ``reproduction.html``, each whole or not at all.
+
+    Args:
+        out: folder, made if it is missing.
+        reproductions: what ran to its end.
+        failures: what did not.
+
+    Returns:
+        Paths of the two files.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from rankone.reproduce import Failure, read_report, write_report
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     json, html = write_report(Path(folder), [], [Failure("deltanet", "no data")])
+        ...     failures = read_report(json)[1]
+        >>> failures[0].slug
+        'deltanet'
+    """
     data = {
         "reproductions": [entry.to_dict() for entry in reproductions],
         "failures": [dataclasses.asdict(entry) for entry in failures],
@@ -156,7 +206,27 @@ def write_report(
 
 
 def read_report(path: Path) -> tuple[list[Reproduction], list[Failure]]:
-    """Read back a ``reproduction.json``."""
+    """Read back a ``reproduction.json``.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The reproductions and the failures in it.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from rankone.reproduce import Failure, read_report, write_report
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     json, html = write_report(Path(folder), [], [Failure("deltanet", "no data")])
+        ...     failures = read_report(json)[1]
+        >>> failures[0].slug
+        'deltanet'
+    """
     data: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return (
         [Reproduction.from_dict(entry) for entry in data["reproductions"]],

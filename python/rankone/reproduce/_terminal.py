@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -31,6 +31,30 @@ def print_reproduction(console: Console, title: str, reproduction: Reproduction)
     summary = f"{reproduction.slug}: {holding(reproduction.claims)}"
     style = "green" if reproduction.passed else "red"
     console.print(f"[{style}]{escape(summary)}[/] in {duration(reproduction.seconds)}")
+
+
+def print_summary(
+    console: Console, reproductions: Sequence[Reproduction], failures: Mapping[str, str]
+) -> None:
+    """One row a method: how many of its claims hold, those that do not, and the time it took.
+
+    ``failures`` has the errors of the methods that did not run, by slug.
+    """
+    grid = RichTable(title="Summary", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, side in (("method", "left"), ("claims", "left"), ("time", "right")):
+        grid.add_column(heading, justify=side)  # type: ignore[arg-type]
+    grid.add_column("what does not hold")
+    for entry in reproductions:
+        failed = "; ".join(claim.statement for claim in entry.claims if not claim.passed)
+        style = "green" if entry.passed else "red"
+        claims = f"[{style}]{escape(holding(entry.claims))}[/]"
+        grid.add_row(entry.slug, claims, duration(entry.seconds), escape(failed))
+    for slug, error in failures.items():
+        grid.add_row(slug, "[red]did not run[/]", "", escape(error))
+    console.print(grid)
+    claims = [claim for entry in reproductions for claim in entry.claims]
+    total = f"{len(reproductions)} methods ran, {len(failures)} did not; {holding(claims)}"
+    console.print(total, markup=False, highlight=False)
 
 
 def print_claims(console: Console, title: str, claims: Sequence[Claim]) -> None:

@@ -1,5 +1,8 @@
 """Reinforcement learning: bandits and Markov decision processes with linear structure."""
 
+from types import ModuleType
+
+from rankone._namespace import public_names, submodule
 from rankone._optional import require_installed
 
 require_installed("gymnasium", "joblib", "scipy", "sklearn", extra="rl")
@@ -13,6 +16,8 @@ from rankone.rl.misspecified_bandit import (
 )
 from rankone.rl.reward_free import HoeffdingRewardFree, HorizonFreeExplorer
 
+_SUBMODULES = ("adversarial_mdp", "envs", "misspecified_bandit", "planning", "reward_free")
+
 __all__ = [
     "AdversarialPolicyOptimizer",
     "DenseDesign",
@@ -22,3 +27,11 @@ __all__ = [
     "SparseElimination",
     "SparseRecovery",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name, _SUBMODULES)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -73,6 +73,7 @@ class MisspecifiedBandit:
 
     @property
     def n_arms(self) -> int:
+        """Number of arms."""
         return len(self.features)
 
     def reset(self) -> None:
@@ -143,6 +144,9 @@ def spread_instance(d: int, epsilon: float, s: int) -> MisspecifiedBandit:
         d: number of features.
         epsilon: misspecification.
         s: number of relevant features.
+
+    Returns:
+        The instance, with d + 2 arms.
 
     Raises:
         ValueError: for s outside 1 .. d, epsilon not positive, or a theta longer than 1 (its norm
@@ -225,13 +229,16 @@ def near_orthogonal_instance(
         dim, n_arms, seed: of "random" alone: dimensions, arms, and the seed of their directions;
             g is then the largest inner product found.
 
+    Returns:
+        The instance.
+
     Raises:
         ValueError: for an unknown code, or the options of "random" missing or given elsewhere.
         IndexError: for a best arm that is not there.
 
     Example:
         >>> from rankone.rl.misspecified_bandit import near_orthogonal_instance
-        >>> near_orthogonal_instance("e8", 0.25, 7).rewards[7]
+        >>> round(float(near_orthogonal_instance("e8", 0.25, 7).rewards[7]), 12)
         0.5
     """
     check_epsilon(epsilon)
@@ -272,6 +279,9 @@ def random_instance(
         features: "sphere" (uniform directions, theta uniform on the unit sphere of its support) or
             "rademacher" (entries of 1 and -1, theta of 1/s and -1/s).
         seed: of the draw.
+
+    Returns:
+        The instance.
 
     Raises:
         ValueError: for sizes below 1, s above d, or an unknown kind of features.

@@ -39,6 +39,9 @@ def confidence_radius(
         theta_bound: B, bound of the norm of theta.
         delta: failure probability.
 
+    Returns:
+        The radius.
+
     Raises:
         ValueError: for values out of range, or gamma^2 / alpha below 1 / e.
 
@@ -102,6 +105,15 @@ def home_variance(
         ValueError: for shapes that do not fit.
 
     Source: arXiv 2303.10165.
+
+    Example:
+        >>> import numpy as np
+        >>> from rankone.rl.reward_free import home_variance
+        >>> features, theta = np.ones((2, 1)), np.full((2, 1), 0.5)
+        >>> weights, _, _ = home_variance(features, theta, np.eye(1)[None].repeat(2, 0),
+        ...                               np.eye(1)[None].repeat(2, 0), 0.1, 0.1, 0.1)
+        >>> weights.shape
+        (2,)
     """
     features, theta = np.asarray(features, dtype=float), np.asarray(theta, dtype=float)
     cov, cov_start = np.asarray(cov, dtype=float), np.asarray(cov_start, dtype=float)

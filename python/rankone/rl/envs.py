@@ -15,7 +15,10 @@ import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import ArrayLike
 
+from rankone._namespace import public_names
 from rankone.rl.planning import check_probabilities
+
+__all__ = ["FiniteHorizonEnv", "LinearMDP", "LinearMixtureMDP"]
 
 # Rounding allowed where a feature's norm meets its bound.
 NORM_ROUNDING = 1e-9
@@ -37,11 +40,25 @@ class FiniteHorizonEnv(gymnasium.Env):
         transitions: (S, A, S) or (H, S, A, S), rows of probabilities.
         reward: (H, S, A).
         initial_state: the state after ``reset``.
+
+    Example:
+        >>> import numpy as np
+        >>> from rankone.rl.envs import FiniteHorizonEnv
+        >>> env = FiniteHorizonEnv(np.ones((1, 2, 1)), np.tile([0.0, 1.0], (2, 1, 1)), 0)
+        >>> env.reset(seed=0)
+        (0, {'step': 0})
+        >>> [env.step(1)[1:3] for _ in range(2)]
+        [(1.0, False), (1.0, True)]
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
 
     def __init__(self, transitions: np.ndarray, reward: np.ndarray, initial_state: int) -> None:
+        for name, values, sizes in (("transitions", transitions, (3, 4)), ("reward", reward, (3,))):
+            if not isinstance(values, np.ndarray) or values.ndim not in sizes:
+                axes = " or ".join(f"{size}-D" for size in sizes)
+                came = getattr(values, "shape", type(values).__name__)
+                raise ValueError(f"{name} must be a {axes} array, got {came}")
         self.transitions = transitions
         self.horizon, self.n_states, self.n_actions = (int(size) for size in reward.shape)
         if not 0 <= initial_state < self.n_states:
@@ -356,3 +373,7 @@ def _finite(name: str, values: ArrayLike, ndim: int, shape: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return values
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -26,6 +26,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from rankone._arguments import check_instance
+from rankone._namespace import public_names
 from rankone.rl._bandit_instances import (
     ROUNDING,
     MisspecifiedBandit,
@@ -229,6 +231,7 @@ class SparseElimination(BaseEstimator):
 
     def _check(self, bandit: MisspecifiedBandit) -> float:
         """Radius of the net in rewards: times the largest norm without ``normalize``."""
+        check_instance("bandit", bandit, MisspecifiedBandit)
         check_epsilon(self.epsilon)
         d = bandit.features.shape[1]
         if self.net_radius is not None and not self.net_radius > 0:
@@ -425,6 +428,7 @@ class SparseRecovery(BaseEstimator):
             ValueError: for parameters out of range.
             RuntimeError: if nothing fits the observations: epsilon is too small.
         """
+        check_instance("bandit", bandit, MisspecifiedBandit)
         check_epsilon(self.epsilon)
         arms, d = bandit.features.shape
         if not 1 <= self.sparsity <= d:
@@ -577,6 +581,7 @@ class DenseDesign(BaseEstimator):
         Raises:
             ValueError: for parameters out of range.
         """
+        check_instance("bandit", bandit, MisspecifiedBandit)
         if self.n_pulls < 1:
             raise ValueError(f"n_pulls must be at least 1, got {self.n_pulls}")
         if not self.noise_std >= 0:
@@ -607,3 +612,7 @@ def _predict(features: ArrayLike, theta: np.ndarray) -> np.ndarray:
             f"features must have {len(theta)} columns as in fit, got {features.shape[1]}"
         )
     return features @ theta
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

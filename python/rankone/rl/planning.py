@@ -10,6 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rankone._namespace import public_names
+
+__all__ = ["backward_induction", "occupancy", "policy_value"]
+
 # Rounding allowed in rows of probabilities.
 PROBABILITY_ROUNDING = 1e-8
 
@@ -48,12 +52,15 @@ def backward_induction(transitions: ArrayLike, reward: ArrayLike) -> tuple[np.nd
 
 
 def policy_value(transitions: ArrayLike, reward: ArrayLike, policy: ArrayLike) -> np.ndarray:
-    """Values (H + 1, S) of a policy.
+    """Values of a policy.
 
     Args:
         transitions: (S, A, S) or (H, S, A, S).
         reward: (H, S, A).
         policy: (H, S) of actions or (H, S, A) of probabilities.
+
+    Returns:
+        (H + 1, S); the last row is 0.
 
     Raises:
         ValueError: as :func:`backward_induction`, and for a policy that does not fit.
@@ -74,12 +81,15 @@ def policy_value(transitions: ArrayLike, reward: ArrayLike, policy: ArrayLike) -
 
 
 def occupancy(transitions: ArrayLike, policy: ArrayLike, initial: int | ArrayLike) -> np.ndarray:
-    """Probability (H, S, A) of every state and action at every step.
+    """Probability of every state and action at every step.
 
     Args:
         transitions: (S, A, S) or (H, S, A, S).
         policy: (H, S) of actions or (H, S, A) of probabilities.
         initial: the first state, or probabilities (S,) of it.
+
+    Returns:
+        (H, S, A); each step adds up to 1.
 
     Raises:
         ValueError: as :func:`policy_value`.
@@ -171,3 +181,7 @@ def _initial(initial: int | ArrayLike, n_states: int) -> np.ndarray:
     values = values.astype(np.float64)
     check_probabilities("initial", values)
     return values
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

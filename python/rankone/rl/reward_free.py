@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from rankone._namespace import public_names
 from rankone._progress import Progress
 from rankone.rl._exploration_oracle import (
     Metric,
@@ -289,6 +290,10 @@ class HorizonFreeExplorer(_RewardFree):
     def contains(self, theta: ArrayLike) -> bool:
         """Whether a parameter lies in the final confidence set, at every level of both series.
 
+        The guarantee that the true parameter does is that of ``beta="theory"``. At a practical
+        radius it can lie outside: with 0.3 it did in all 24 runs of 5 to 30 episodes on
+        the combination lock that were tried.
+
         Raises:
             NotFittedError: before ``fit``.
             ValueError: for another shape.
@@ -515,3 +520,7 @@ class HoeffdingRewardFree(_RewardFree):
 def _check_beta(beta: float) -> None:
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta must be positive and finite, got {beta}")
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -196,7 +196,7 @@ def check_leakage(
     d are compared: same-day outcomes count as leaks.
 
     Args:
-        table: rows of :func:`build_innings_table`.
+        table: rows of :func:`build_innings_table`, without the features.
         feature_function: table -> table with new columns and the same index.
         n_probes: dates tried, drawn without replacement; all if there are fewer.
         random_state: seed of dates and noise.
@@ -235,7 +235,10 @@ def check_leakage(
     base = _features(feature_function, table)
     columns = [name for name in base.columns if name not in table.columns]
     if not columns:
-        raise ValueError("feature_function must add at least one column, got none")
+        raise ValueError(
+            "feature_function must add at least one column, got none: every column that it returns "
+            "is in table already; if those are its features, drop them from table first"
+        )
     change = dict.fromkeys(columns, 0.0)
     # The first date has no past: it can only show what the others show too.
     probes = rng.choice(days[1:], size=min(n_probes, len(days) - 1), replace=False)

@@ -20,6 +20,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from rankone._arguments import check_integer, check_number, check_size
+from rankone.ops.checks import check_rank, check_tensor
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 _LOG_SIGMA_MEAN, _LOG_SIGMA_STD = -1.2, 1.2  # of the noise levels that training draws
@@ -53,6 +56,8 @@ def edm_schedule(
         >>> edm_schedule(3).round(decimals=3).tolist()
         [80.0, 2.515, 0.002, 0.0]
     """
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int):
+        raise TypeError(f"n_steps must be an integer, got {n_steps!r}")
     if n_steps < 2:
         raise ValueError(f"n_steps must be at least 2, got {n_steps}")
     if not 0 < sigma_min < sigma_max:
@@ -109,6 +114,7 @@ def edm_sample(
         >>> edm_sample(denoiser, torch.ones(1, 1), n_steps=64).round(decimals=2).item()
         1.0
     """
+    check_tensor("noise", noise)
     if noise.ndim != 2 or not noise.is_floating_point():
         raise ValueError(f"noise must be a float tensor (n, d), got {noise.dtype} {noise.shape}")
     if not s_churn >= 0:
@@ -245,6 +251,7 @@ class DenoiserMLP(nn.Module):
             ("n_layers", n_layers, 1),
             ("n_classes", n_classes, 0),
         ):
+            check_integer(name, value)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not sigma_data > 0:
@@ -269,6 +276,7 @@ class DenoiserMLP(nn.Module):
         Returns:
             (n, d).
         """
+        check_rank("x", x, ("samples", "features"))
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))[:, None]
         variance, own = sigma**2 + self.sigma_data**2, self.sigma_data
         angle = 2 * math.pi * (sigma.log() / 4) * self.frequencies
@@ -348,8 +356,9 @@ class DiffusionGenerator(BaseEstimator):
             ValueError: for X that is not 2-D and finite or has no variance, or classes of one.
         """
         for name, value in (("n_steps_train", self.n_steps_train), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_size(name, value)
+        for name in ("lr", "ema"):
+            check_number(name, getattr(self, name))
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
         X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
+from rankone._repr import short_repr
 from rankone.stats._odi_lines import (
     LENGTHS,
     PARAPHRASE,
@@ -67,6 +68,8 @@ class SimulatedODI:
         conditions: match_id, pitch and weather, as they were.
         batters: batter, skill and aggression, on the scale of log-odds and of log-runs.
     """
+
+    __repr__ = short_repr
 
     cricsheet: dict[str, dict[str, Any]]
     commentary: pd.DataFrame

@@ -12,6 +12,7 @@ there is OpenDP.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rankone._namespace import public_names
 from rankone.stats._adaptive_bounds import (
     _at_least_zero,
     _counts,
@@ -96,7 +98,8 @@ class EmpiricalMechanism(_Mechanism):
     """Answers with the sample's mean: what happens without a mechanism.
 
     Args:
-        data: array, frame, or tuple of arrays of equal length; rows are samples.
+        data: array, frame, or tuple of arrays of equal length; rows are samples. A query gets a
+            tuple as one argument: ``lambda data: data[0] > data[1]``.
         random_state: unused; taken so that mechanisms can be exchanged.
 
     Attributes:
@@ -126,7 +129,7 @@ class SampleSplitting(_Mechanism):
     """Answers each query on rows of its own.
 
     Args:
-        data: array, frame, or tuple of arrays of equal length.
+        data: array, frame, or tuple of arrays of equal length, which a query gets as one argument.
         n_queries: parts into which the rows are dealt at random, 1 to n.
         random_state: seed or generator.
 
@@ -175,7 +178,7 @@ class GaussianMechanism(_Mechanism):
     """Answers with the sample's mean plus normal noise.
 
     Args:
-        data: array, frame, or tuple of arrays of equal length.
+        data: array, frame, or tuple of arrays of equal length, which a query gets as one argument.
         n_queries: how many queries may be asked.
         scale: standard deviation of the noise; None takes the one with the best guarantee.
         random_state: seed or generator.
@@ -243,7 +246,8 @@ class Thresholdout(_Mechanism):
     ``tolerance`` are the user's choice: at usual sizes no proof covers them.
 
     Args:
-        train, holdout: data of the same kind: arrays, frames or tuples of arrays.
+        train, holdout: data of the same kind: arrays, frames or tuples of arrays, which a query
+            gets as one argument.
         threshold: T, at least 0; its noise, Laplace(2 tolerance), is drawn anew only after an
             answer from the holdout.
         tolerance: sigma, at least 0: each comparison has fresh noise of Laplace(4 sigma), each
@@ -298,6 +302,7 @@ class Thresholdout(_Mechanism):
 
     @property
     def epsilon_spent(self) -> float:
+        """Privacy spent on the overfitted queries so far."""
         if self.n_overfit == 0:
             return 0.0
         if self.tolerance == 0:
@@ -398,7 +403,7 @@ class SparseVector(_Mechanism):
     """Reports which queries lie above a threshold, privately, and only that.
 
     Args:
-        data: array, frame, or tuple of arrays of equal length.
+        data: array, frame, or tuple of arrays of equal length, which a query gets as one argument.
         threshold: queries whose mean is above it are reported.
         epsilon: privacy budget of all reports, above 0; ``inf`` adds no noise.
         max_above: c, reports of "above" before queries are refused.
@@ -614,6 +619,21 @@ def _rows(data: Any, rows: NDArray) -> Any:
 
 
 def _evaluate(query: Query, data: Any) -> NDArray:
+    """The query's values; data that is a tuple of arrays is one argument."""
+    if not callable(query):
+        raise TypeError(f"query must be a function of the data, got {type(query).__name__}")
+    try:
+        signature = inspect.signature(query)
+    except (TypeError, ValueError):  # some functions in C have none
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(data)
+        except TypeError as error:
+            raise TypeError(
+                "query must take one argument, the data (a tuple of arrays is passed as one), got "
+                f"a function of {signature}"
+            ) from error
     return _bounded(query(data), _length(data, "data"), "query")
 
 
@@ -627,3 +647,7 @@ def _bounded(values: ArrayLike, length: int, name: str) -> NDArray:
             f"{name} must have finite values in [0, 1], got {values.min()} to {values.max()}"
         )
     return values
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

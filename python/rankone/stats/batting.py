@@ -9,6 +9,7 @@ library's own, stated where they stand and replaceable. "Accuracy" is read as 10
 
 from __future__ import annotations
 
+from rankone._namespace import public_names
 from rankone.stats._batting_form import (
     POST_INNINGS,
     TimeOrderedSplit,
@@ -57,3 +58,7 @@ __all__ = [
     "load_cricsheet",
     "simulate_odi",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -26,6 +26,26 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, helmert
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._namespace import public_names
+
+__all__ = [
+    "CompositionalPartialCorrelation",
+    "alr",
+    "alr_inv",
+    "closure",
+    "clr",
+    "clr_inv",
+    "ilr",
+    "ilr_inv",
+    "multiple_correlation",
+    "multiplicative_replacement",
+    "partial_correlation",
+    "proportionality",
+    "residual_correlation",
+    "symmetric_balance_correlation",
+    "variation_matrix",
+]
+
 # Singular to working precision: a scaled log-ratio direction with this little variance left.
 _COLLINEAR = 1e-13
 
@@ -76,7 +96,22 @@ def clr(X: ArrayLike) -> NDArray:
 
 
 def clr_inv(C: ArrayLike) -> NDArray:
-    """The composition, closed to 1, whose centred log-ratios are ``C`` up to a row constant."""
+    """The composition of given centred log-ratios, the inverse of :func:`clr`.
+
+    Args:
+        C: (..., d) log-ratios; a constant added to a row changes nothing.
+
+    Returns:
+        (..., d), positive, closed to 1.
+
+    Raises:
+        ValueError: for values that are not finite.
+
+    Example:
+        >>> from rankone.stats.compositional import clr, clr_inv
+        >>> clr_inv(clr([[0.2, 0.3, 0.5]])).round(12).tolist()
+        [[0.2, 0.3, 0.5]]
+    """
     C = _real(C, "C")
     raised = np.exp(C - C.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
@@ -106,7 +141,24 @@ def alr(X: ArrayLike, ref: int = -1) -> NDArray:
 
 
 def alr_inv(Y: ArrayLike, ref: int = -1) -> NDArray:
-    """The composition, closed to 1, whose log-ratios to part ``ref`` are ``Y``."""
+    """The composition of given additive log-ratios, the inverse of :func:`alr`.
+
+    Args:
+        Y: (..., d) log-ratios to part ``ref``.
+        ref: index of that part among the d + 1.
+
+    Returns:
+        (..., d + 1), positive, closed to 1.
+
+    Raises:
+        ValueError: for values that are not finite, or an index out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from rankone.stats.compositional import alr, alr_inv
+        >>> alr_inv(alr([[0.2, 0.3, 0.5]])).round(12).tolist()
+        [[0.2, 0.3, 0.5]]
+    """
     Y = _real(Y, "Y")
     ref = _index(ref, Y.shape[-1] + 1, "ref")
     return clr_inv(np.insert(Y, ref, 0.0, axis=-1))
@@ -134,7 +186,22 @@ def ilr(X: ArrayLike) -> NDArray:
 
 
 def ilr_inv(Y: ArrayLike) -> NDArray:
-    """The composition, closed to 1, whose :func:`ilr` coordinates are ``Y``."""
+    """The composition of given isometric log-ratios, the inverse of :func:`ilr`.
+
+    Args:
+        Y: (..., d) coordinates.
+
+    Returns:
+        (..., d + 1), positive, closed to 1.
+
+    Raises:
+        ValueError: for values that are not finite.
+
+    Example:
+        >>> from rankone.stats.compositional import ilr, ilr_inv
+        >>> ilr_inv(ilr([[0.2, 0.3, 0.5]])).round(12).tolist()
+        [[0.2, 0.3, 0.5]]
+    """
     Y = _real(Y, "Y")
     return clr_inv(Y @ helmert(Y.shape[-1] + 1))
 
@@ -686,3 +753,7 @@ def _correlation_of(precision: NDArray) -> NDArray:
     result = np.clip(-precision / np.outer(root, root), -1, 1)
     np.fill_diagonal(result, 1.0)
     return result
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

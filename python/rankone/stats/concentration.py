@@ -21,6 +21,9 @@ from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from rankone._arguments import check_number, check_size
+from rankone._namespace import public_names
+from rankone.ops.checks import check_tensor
 from rankone.stats._edm import (
     DenoiserMLP,
     DiffusionGenerator,
@@ -152,8 +155,8 @@ class SGDLinearClassifier(ClassifierMixin, BaseEstimator):
         >>> from sklearn.datasets import load_iris
         >>> from rankone.stats.concentration import SGDLinearClassifier
         >>> X, y = load_iris(return_X_y=True)
-        >>> model = SGDLinearClassifier(lr=0.1, n_epochs=60, random_state=0).fit(X, y)
-        >>> model.score(X, y) > 0.7
+        >>> model = SGDLinearClassifier("cross_entropy", lr=0.1, n_epochs=60, random_state=0)
+        >>> model.fit(X, y).score(X, y) > 0.9
         True
     """
 
@@ -182,11 +185,13 @@ class SGDLinearClassifier(ClassifierMixin, BaseEstimator):
             ValueError: for unknown losses, sizes below 1 or a single class.
         """
         self._check_loss()
+        check_number("lr", self.lr)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr must be finite and above 0, got {self.lr}")
         for name in ("batch_size", "n_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.restart_period is not None and self.restart_period < 1:
-            raise ValueError(f"restart_period must be at least 1, got {self.restart_period}")
+            check_size(name, getattr(self, name))
+        if self.restart_period is not None:
+            check_size("restart_period", self.restart_period)
         X, y = validate_data(self, X, y, dtype=np.float64)
         self.classes_, indices = _labels(y)
         targets = np.eye(len(self.classes_))[indices]
@@ -616,6 +621,7 @@ def _vector(x: ArrayLike, name: str, *, least: int) -> NDArray:
 
 
 def _check_noise(noise: Tensor) -> None:
+    check_tensor("noise", noise)
     if noise.ndim != 2 or not noise.is_floating_point():
         raise ValueError(f"noise must be a float tensor (n, d), got {tuple(noise.shape)}")
 
@@ -633,3 +639,7 @@ def _labels(y: NDArray) -> tuple[NDArray, NDArray]:
 def _softmax(scores: NDArray) -> NDArray:
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

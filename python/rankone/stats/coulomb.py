@@ -24,6 +24,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import roots_legendre
 from scipy.stats import kstat
 
+from rankone._namespace import public_names
 from rankone.stats._coulomb_droplet import (
     HarmonicPotential,
     PowerPotential,
@@ -563,3 +564,7 @@ def _rate(f: Radial, potential: Radial, dim: int, ell: float, c: float) -> float
         for p in (_perturbed(f, potential, s * point) for point in graded)
     ]
     return float(s * ell - s * (stretched @ np.array(means)))
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

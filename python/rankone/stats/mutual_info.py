@@ -28,6 +28,8 @@ from sklearn.feature_selection import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._arguments import check_number
+from rankone._namespace import public_names
 from rankone.stats._summary import Summary
 
 if TYPE_CHECKING:
@@ -73,6 +75,12 @@ _BINS_EXPONENT = 2.5
 def linfoot(mi: Any) -> Any:
     """Linfoot's correlation sqrt(1 - exp(-2 I)): |rho| for Gaussian pairs, in [0, 1).
 
+    Args:
+        mi: mutual information in nats, a number or an array; negative values count as 0.
+
+    Returns:
+        Of the shape of ``mi``.
+
     Example:
         >>> import math
         >>> from rankone.stats.mutual_info import linfoot
@@ -92,6 +100,7 @@ def _check_options(n_grid: Any, bandwidth: Any, bw_multiplier: Any, kernel: Any)
             )
     elif not (math.isfinite(bandwidth) and bandwidth > 0):
         raise ValueError(f"bandwidth must be finite and above 0, got {bandwidth!r}")
+    check_number("bw_multiplier", bw_multiplier)
     if not (math.isfinite(bw_multiplier) and bw_multiplier > 0):
         raise ValueError(f"bw_multiplier must be finite and above 0, got {bw_multiplier!r}")
     if kernel not in _REACH:
@@ -706,3 +715,7 @@ class MutualInfoScreener(SelectorMixin, BaseEstimator):
         ax.set_xticks(np.arange(len(top)), [str(names[j]) for j in top], rotation=90)
         ax.set_ylabel("mutual information, nats")
         return ax
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

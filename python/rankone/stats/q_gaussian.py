@@ -17,6 +17,9 @@ import numpy as np
 from scipy import linalg
 from scipy.special import gammaln
 
+from rankone._arguments import check_number
+from rankone._namespace import public_names
+
 __all__ = ["MultivariateQGaussian", "nu_from_q", "q_from_nu"]
 
 
@@ -27,7 +30,14 @@ def _check_dim(dim: Any) -> int:
 
 
 def q_from_nu(nu: float, dim: int) -> float:
-    """q = 1 + 2 / (nu + dim).
+    """Index of degrees of freedom: q = 1 + 2 / (nu + dim).
+
+    Args:
+        nu: above 0.
+        dim: of the distribution.
+
+    Returns:
+        q, strictly between 1 and 1 + 2 / dim.
 
     Raises:
         ValueError: for nu not above 0 or dim below 1.
@@ -38,13 +48,21 @@ def q_from_nu(nu: float, dim: int) -> float:
         1.25
     """
     dim = _check_dim(dim)
+    check_number("nu", nu)
     if not nu > 0:
         raise ValueError(f"nu must be above 0, got {nu!r}")
     return 1 + 2 / (nu + dim)
 
 
 def nu_from_q(q: float, dim: int) -> float:
-    """nu = 2 / (q - 1) - dim.
+    """Degrees of freedom of an index: nu = 2 / (q - 1) - dim.
+
+    Args:
+        q: strictly between 1 and 1 + 2 / dim.
+        dim: of the distribution.
+
+    Returns:
+        nu, above 0.
 
     Raises:
         ValueError: for q outside (1, 1 + 2 / dim) or dim below 1.
@@ -55,6 +73,7 @@ def nu_from_q(q: float, dim: int) -> float:
         5.0
     """
     dim = _check_dim(dim)
+    check_number("q", q)
     if not 1 < q < 1 + 2 / dim:
         raise ValueError(
             f"q must lie strictly between 1 and 1 + 2 / dim = {1 + 2 / dim:g}, got {q!r}"
@@ -141,3 +160,7 @@ class MultivariateQGaussian:
     def escort_cov(self) -> np.ndarray:
         """Covariance (n, n) under the escort density p^q / int p^q: the scale V itself."""
         return self.scale.copy()
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

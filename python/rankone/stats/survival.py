@@ -24,6 +24,8 @@ from scipy import stats
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from rankone._arguments import check_integer, check_number
+from rankone._namespace import public_names
 from rankone.stats._apgw import APGW, LOG_KAPPA1_LIMITS
 from rankone.stats._apgw_fit import (
     Component,
@@ -109,11 +111,12 @@ class APGWRegressor(BaseEstimator):
     Example:
         >>> import numpy as np
         >>> from rankone.stats.survival import APGW, APGWRegressor, survival_target
-        >>> x = np.arange(400) % 2
+        >>> x = np.arange(4000) % 2
         >>> times = APGW(phi=np.exp(0.5 * x)).rvs(random_state=0)
         >>> model = APGWRegressor(kappa=1.0, shape_covariates=False)
-        >>> model.fit(x[:, None], survival_target(times, np.ones(400))).coef_["log_phi"].round(1)
-        array([0. , 0.4])
+        >>> y = survival_target(times, np.ones(4000))
+        >>> model.fit(x[:, None], y).coef_["log_phi"].round(1)
+        array([0. , 0.5])
     """
 
     def __init__(
@@ -162,6 +165,8 @@ class APGWRegressor(BaseEstimator):
             UserWarning: where the information is (nearly) singular, naming the two parameters of
                 the flat direction, and where kappa ran to its upper limit.
         """
+        check_integer("max_iter", self.max_iter)
+        check_number("tol", self.tol)
         X = self._features(X, reset=True)
         event, time = _split_target(y, len(X))
         if not event.any():
@@ -246,7 +251,10 @@ class APGWRegressor(BaseEstimator):
             raise ValueError(f"scale must be 'aft', 'ph' or 'both', got {self.scale!r}")
         for name, least in (("gamma", 0), ("kappa", -1)):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > least):
+            if value is None:
+                continue
+            check_number(name, value)
+            if not (math.isfinite(value) and value > least):
                 raise ValueError(f"{name} must be finite and above {least}, got {value}")
         given = self.scale_covariates
         if isinstance(given, Mapping):
@@ -638,3 +646,7 @@ def _concordance(time: NDArray, event: NDArray, rank: NDArray) -> float:
     if comparable == 0:
         raise ValueError("y must hold at least one pair of comparable times")
     return agree / comparable
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -3,6 +3,7 @@
 The model itself is :class:`rankone.nn.XLSTMLM`; nothing here depends on it.
 """
 
+from rankone._namespace import public_names
 from rankone.nn.bio.context import (
     concat_homologues,
     fill_in_the_middle,
@@ -28,3 +29,7 @@ __all__ = [
     "reverse_complement",
     "strip_salts",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankone._arguments import check_instance
 from rankone.nn.bio.tokenizers import ProteinTokenizer, SmilesTokenizer
 
 
@@ -207,11 +208,18 @@ def concat_homologues(
 def strip_salts(smiles: str) -> str:
     """The largest of the fragments that "." separates, by SMILES tokens; the first of equals.
 
+    Args:
+        smiles: one SMILES string.
+
+    Returns:
+        The fragment.
+
     Example:
         >>> from rankone.nn.bio import strip_salts
         >>> strip_salts("Cl.CCN(CC)CC")
         'CCN(CC)CC'
     """
+    check_instance("smiles", smiles, str)
     return max(smiles.split("."), key=lambda part: len(SmilesTokenizer.split(part)))
 
 
@@ -239,6 +247,7 @@ def join_molecules(
         >>> tokenizer.decode(join_molecules(["CCO", "CCN"], tokenizer))
         'CCO.CCN'
     """
+    check_instance("tokenizer", tokenizer, SmilesTokenizer)
     for text in smiles:
         if "." in text:
             raise ValueError(f"smiles must have no fragments of their own, got {text!r}")

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_instance
 from rankone.nn.bio.tokenizers import DNATokenizer, SequenceTokenizer
 from rankone.ops.checks import check_shape, check_tensor
 
@@ -176,7 +177,9 @@ def _logits(output: Any) -> Tensor:
 
 
 def _complement_of(tokenizer: SequenceTokenizer | None) -> Tensor:
-    complement = (tokenizer or DNATokenizer()).complement_map
+    tokenizer = DNATokenizer() if tokenizer is None else tokenizer
+    check_instance("tokenizer", tokenizer, SequenceTokenizer)
+    complement = tokenizer.complement_map
     if complement is None:
         raise ValueError(
             f"tokenizer must have a complement_map, got {type(tokenizer).__name__} without one"

@@ -38,6 +38,7 @@ class SequenceTokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens."""
         return len(self.tokens)
 
     def decode(self, ids: Tensor | Sequence[int], *, keep_frame: bool = False) -> str:

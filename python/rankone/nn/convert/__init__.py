@@ -4,6 +4,7 @@
 states of converted transformers models; each conversion has a module of its own.
 """
 
+from rankone._namespace import public_names
 from rankone.nn.convert.adapters import (
     AttentionAdapter,
     AttentionCall,
@@ -47,3 +48,7 @@ __all__ = [
     "to_hedgehog",
     "to_liger",
 ]
+
+
+def __dir__() -> list[str]:
+    return public_names(globals())

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_instance
 from rankone.nn.convert.cache import RecurrentCache
 from rankone.nn.mixer import check_sequence
 from rankone.nn.packing import token_positions
@@ -92,7 +93,10 @@ class AttentionCall:
 
 
 class AttentionAdapter:
-    """How a conversion reads one class of attention modules; see the top of this file.
+    """Base of the adapters that let a conversion read one class of attention modules.
+
+    A subclass defines :meth:`describe`, :meth:`read_call`, :meth:`project`, :meth:`output` and
+    :meth:`finish`, and is put to use by :func:`register_attention_adapter`.
 
     Attributes:
         projections: name of the linear map of queries, keys, values and outputs in the module,
@@ -205,10 +209,22 @@ def find_attention(model: nn.Module, layers: Iterable[int] | None = None) -> lis
         model: any module; a model that is itself an attention module has the path ``""``.
         layers: indices into that order (negative ones count from the end); None gives all.
 
+    Returns:
+        What was found, each with its path in the model, its adapter and its description.
+
     Raises:
         ValueError: if there is none, or an index is out of range.
         TypeError: for an index that is not an integer.
+
+    Example:
+        >>> from torch import nn
+        >>> from rankone.nn import SoftmaxAttention
+        >>> from rankone.nn.convert import find_attention
+        >>> model = nn.Sequential(SoftmaxAttention(32, 4), nn.Linear(32, 32))
+        >>> [attention.path for attention in find_attention(model)]
+        ['0']
     """
+    check_instance("model", model, nn.Module)
     found: list[FoundAttention] = []
     inside: str | None = None
     for path, module in model.named_modules():
@@ -579,6 +595,12 @@ class RankoneAttentionAdapter(AttentionAdapter):
     """rankone's own softmax layers: the mixer contract, rotary by positions.
 
     The mixer state is the conversion's tuple with the number of tokens read (B,) at its end.
+
+    Example:
+        >>> from rankone.nn import SoftmaxAttention
+        >>> from rankone.nn.convert import RankoneAttentionAdapter
+        >>> RankoneAttentionAdapter().describe(SoftmaxAttention(32, 4)).num_heads
+        4
     """
 
     def describe(self, module: Any) -> AttentionSpec:

@@ -83,6 +83,7 @@ class RecurrentCache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the recurrent states."""
         return sum(
             tensor.numel() * tensor.element_size()
             for tensor in self._tensors(self._states)
@@ -91,10 +92,12 @@ class RecurrentCache:
 
     @property
     def softmax_nbytes(self) -> int:
+        """Bytes of the keys and values of layers kept as softmax."""
         return sum(t.numel() * t.element_size() for t in self._tensors(self._keys_values))
 
     @property
     def seq_length(self) -> int:
+        """Tokens read so far."""
         return max(self._lengths.values(), default=0)
 
     @property
@@ -133,14 +136,17 @@ class RecurrentCache:
 
     @property
     def is_sliding(self) -> list[bool]:
+        """Whether each layer keeps a window of keys: none does."""
         return [False] * len(self)
 
     @property
     def is_linear(self) -> list[bool]:
+        """Whether each layer has a recurrent state."""
         return [layer in self._states for layer in range(len(self))]
 
     @property
     def is_dummy(self) -> list[bool]:
+        """Whether each layer is a placeholder: none is."""
         return [False] * len(self)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

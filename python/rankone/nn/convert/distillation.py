@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rankone._optional import require
-from rankone.ops.checks import check_shape, shape_of
+from rankone.ops.checks import check_shape, check_tensor, shape_of
 
 # Inside the logarithm: a key that the student never looks at costs 27.6 nats.
 WEIGHT_FLOOR = 1e-12
@@ -199,6 +199,7 @@ def attention_distillation_loss(
         2.0794
     """
     for name, tensor in (("q", q), ("k", k)):
+        check_tensor(name, tensor)
         if tensor.ndim != 4:
             raise ValueError(
                 f"{name} must have shape (batch, time, heads, head_dim), got {shape_of(tensor)}"
@@ -274,6 +275,10 @@ def attention_metrics(
         >>> metrics["kl"], round(metrics["monotonicity"], 6)
         (0.0, 1.0)
     """
+    check_tensor("teacher", teacher)
+    check_tensor("student", student)
+    if dots is not None:
+        check_tensor("dots", dots)
     if teacher.ndim != 4 or teacher.shape[-1] != teacher.shape[-2]:
         raise ValueError(f"teacher must have shape (B, H, T, T), got {shape_of(teacher)}")
     for name, weights in (("student", student), ("dots", dots)):

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rankone._arguments import check_instance
 from rankone.nn.convert.adapters import AttentionCall, AttentionSpec, copied, find_attention
 from rankone.nn.convert.cache import install_recurrent_cache
 from rankone.nn.convert.converted import ConvertedAttention, convert_module, unfuse_encoders
@@ -286,6 +287,7 @@ def converted_layers(model: nn.Module) -> list[HedgehogConversion]:
     Raises:
         ValueError: if there is none.
     """
+    check_instance("model", model, nn.Module)
     layers = [module for module in model.modules() if isinstance(module, HedgehogConversion)]
     if not layers:
         raise ValueError(
@@ -458,6 +460,9 @@ def attention_weights(model: nn.Module, batch: Any, layer: int) -> AttentionWeig
         model: of :func:`to_hedgehog`; its mode is put back afterwards.
         batch: dict of tensors or tensor, as in :func:`distill_attention`.
         layer: index among the converted layers.
+
+    Returns:
+        Teacher and student weights.
 
     Raises:
         ValueError: for a model without converted attention, an index out of range, or a layer that

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankone._arguments import check_instance
+from rankone.ops.checks import check_floating, check_tensor
+
 
 class LoRALinear(nn.Module):
     """A linear map with a low-rank update: base(x) + (alpha / rank) B A dropout(x).
@@ -66,10 +69,12 @@ class LoRALinear(nn.Module):
 
     @property
     def in_features(self) -> int:
+        """Width of the input."""
         return self.base.in_features
 
     @property
     def out_features(self) -> int:
+        """Width of the output."""
         return self.base.out_features
 
     @property
@@ -79,10 +84,13 @@ class LoRALinear(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
+        """The bias of the base, (out_features,), or None."""
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
+        check_tensor("x", x)
+        check_floating("x", x)
         update = F.linear(F.dropout(x, self.dropout, self.training), self.A)
         return self.base(x) + self.scaling * F.linear(update, self.B)
 
@@ -168,6 +176,9 @@ def merge_lora(model: nn.Module) -> nn.Module:
     The names of the parameters are then those from before :func:`add_lora`; which of them ask for
     gradients is left as it is.
 
+    Args:
+        model: a model that :func:`add_lora` changed; one without adapters is left as it is.
+
     Returns:
         ``model``, changed in place.
 
@@ -182,6 +193,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
         >>> list(merge_lora(add_lora(layer)).state_dict()) == names
         True
     """
+    check_instance("model", model, nn.Module)
     if isinstance(model, LoRALinear):
         raise ValueError("model is a LoRALinear itself: call its merged()")
     for parent in list(model.modules()):
@@ -192,7 +204,21 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 
 def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The A and B of every :class:`LoRALinear`, in the order of the model's modules."""
+    """The A and B of every :class:`LoRALinear`, in the order of the model's modules.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The parameters: what an optimiser is given when only the adapters are trained.
+
+    Example:
+        >>> from rankone.nn import SoftmaxAttention
+        >>> from rankone.nn.convert import add_lora, lora_parameters
+        >>> len(lora_parameters(add_lora(SoftmaxAttention(32, 4)))) > 0
+        True
+    """
+    check_instance("model", model, nn.Module)
     return [
         parameter
         for module in model.modules()
@@ -207,6 +233,8 @@ def check_targets(model: nn.Module, config: LoRAConfig) -> list[tuple[nn.Module,
     Raises:
         ValueError: as :func:`add_lora`.
     """
+    check_instance("model", model, nn.Module)
+    check_instance("config", config, LoRAConfig)
     found = list(_named(model, config.targets))
     missing = sorted(set(config.targets) - {name for _, name, _ in found})
     if missing:
