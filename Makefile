@@ -3,7 +3,7 @@
 # make; nvcc is used where it is found.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test bench models gpu-check docs reproduce lint format clean help
+.PHONY: demo test bench models gpu-check docs reproduce dist smoke lint format clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,7 +26,9 @@ help:
 	@echo "make bench      native benchmarks and side-by-side comparisons"
 	@echo "make reproduce  every method's published claims, measured"
 	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize, benchmark"
-	@echo "make docs       the documentation pages"
+	@echo "make docs       the documentation site, in build/site"
+	@echo "make dist       source distribution and CPU wheel, built from it and checked, in dist/"
+	@echo "make smoke      that wheel in a fresh environment without a compiler; WHEEL=... another"
 	@echo "make lint       ruff, mypy and clang-format"
 
 $(BIN)/python:
@@ -79,8 +81,23 @@ reproduce: models $(VENV)/.installed
 gpu-check:
 	bench/gpu_check.sh
 
-docs: $(VENV)/.installed
-	$(BIN)/python docs/build.py
+# Reads the sources of this tree; nothing is loaded from a network.
+docs: $(VENV)/.tools
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f docs/mkdocs.yml
+	@echo "the site: build/site/index.html"
+
+# The wheel is built from the source distribution, in an isolated environment, so that a file missing
+# there shows. CPU kernels only: tools/build_wheels.sh makes the wheels that carry CUDA kernels.
+dist: | $(BIN)/python
+	$(PIP_INSTALL) build twine trove-classifiers
+	rm -rf dist
+	env PIP_CONSTRAINT="$(abspath constraints.txt)" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
+	  $(BIN)/python -m build -C cmake.define.RANKONE_CUDA=OFF --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tools/check_dist.py dist
+
+smoke: $(if $(WHEEL),,dist)
+	tools/smoke.sh --python $(BIN)/python $(or $(WHEEL),dist)
 
 lint: $(VENV)/.tools
 	$(PIP_INSTALL) ruff mypy clang-format
@@ -96,4 +113,4 @@ format: $(VENV)/.tools
 	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build out
+	rm -rf build dist out
