@@ -158,7 +158,7 @@ def _backward_map(
     wanted = output_grad[:, : readers.shape[1]].to(transition.dtype)
     asked = torch.einsum("bthk,bthv->bhkv", readers.to(transition.dtype), wanted)
     if shard.through:
-        return StateMap(transition, asked, matrix=True).transposed(asked)
+        return StateMap(transition.mT, asked, matrix=True)
     if finals_grad is not None:
         ended = finals_grad[:1] if shard.packed else finals_grad
         asked = asked + transition.mT @ ended.to(asked.dtype)

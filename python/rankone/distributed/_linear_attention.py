@@ -60,6 +60,11 @@ def _logs(log_decay: Tensor | None, k: Tensor, block: slice, dtype: torch.dtype)
     return logs if logs.ndim == 4 else logs[..., None]
 
 
+def _product(logs: Tensor, k: Tensor) -> Tensor:
+    """Factors (rows, heads, 1 or K, 1) of summed log-decays, for the batch rows of ``k``."""
+    return logs.exp()[..., None].expand(k.shape[0], -1, -1, -1)
+
+
 def _written(
     k: Tensor, v: Tensor, log_decay: Tensor | None, span: slice, ones_column: bool
 ) -> tuple[Tensor, Tensor]:
@@ -83,8 +88,7 @@ def _written(
             value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
         state += torch.einsum("bnhk,bnhv->bhkv", key, value)
         after = after + logs.sum(1)
-    decay = after.exp()[..., None]
-    return decay.expand(k.shape[0], -1, -1, -1), state
+    return _product(after, k), state
 
 
 def _asked(
@@ -94,8 +98,8 @@ def _asked(
     log_decay: Tensor | None,
     span: slice,
     scale: float,
-) -> Tensor:
-    """Gradient of the state that enters ``span`` from the outputs in it."""
+) -> tuple[Tensor, Tensor]:
+    """Product of the decays of ``span``, and what its outputs ask of the state that enters it."""
     dtype = state_dtype(q.dtype)
     heads = k.shape[2]
     grad = q.new_zeros((q.shape[0], heads, q.shape[3], output_grad.shape[-1]), dtype=dtype)
@@ -107,7 +111,7 @@ def _asked(
         wanted = output_grad[:, block].to(dtype).unflatten(2, (heads, -1))
         grad += torch.einsum("bnhgk,bnhgv->bhkv", query, wanted)
         before = before + logs.sum(1)
-    return scale * grad
+    return _product(before, k), scale * grad
 
 
 class _Sharded(torch.autograd.Function):
@@ -116,7 +120,7 @@ class _Sharded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, log_decay, states, shard, want_final, options):
         scale, ones_column, chunk_size, backend = options
-        own = _forward_map(q, k, v, log_decay, states, shard, ones_column)
+        own = _forward_map(k, v, log_decay, states, shard, ones_column)
         entering = entering_state(own, shard.group)
         if shard.continues:
             states = carried(states, cast(Tensor, entering), shard)
@@ -188,7 +192,6 @@ def _identity(k: Tensor, log_decay: Tensor | None, columns: int, factor: float) 
 
 
 def _forward_map(
-    q: Tensor,
     k: Tensor,
     v: Tensor,
     log_decay: Tensor | None,
@@ -205,7 +208,7 @@ def _forward_map(
     last = slice(shard.offsets[-2], shard.offsets[-1])
     decay, written = _written(k, v, log_decay, last, ones_column)
     if shard.through:
-        return StateMap(decay.contiguous(), written, matrix=False)
+        return StateMap(decay, written, matrix=False)
     if states is not None:
         begun = states if not shard.packed else states[-1:]
         written = written + decay * begun.to(written.dtype)
@@ -230,20 +233,13 @@ def _backward_map(
     if not shard.continues:
         return _identity(k, log_decay, columns, 0.0)
     first = slice(shard.offsets[0], shard.offsets[1])
-    asked = _asked(q, k, output_grad, log_decay, first, scale)
-    decay = _decay_of(k, log_decay, first)
+    decay, asked = _asked(q, k, output_grad, log_decay, first, scale)
     if shard.through:
-        return StateMap(decay.contiguous(), asked, matrix=False)
+        return StateMap(decay, asked, matrix=False)
     if finals_grad is not None:
         ended = finals_grad if not shard.packed else finals_grad[:1]
         asked = asked + decay * ended.to(asked.dtype)
     return StateMap(torch.zeros_like(decay), asked, matrix=False)
-
-
-def _decay_of(k: Tensor, log_decay: Tensor | None, span: slice) -> Tensor:
-    """The product of the decays of ``span``, (rows, heads, 1 or K, 1)."""
-    logs = _logs(log_decay, k, span, state_dtype(k.dtype)).sum(1)
-    return logs.exp()[..., None].expand(k.shape[0], -1, -1, -1)
 
 
 def linear_attention(

@@ -41,11 +41,6 @@ class StateMap:
         """The map of ``earlier`` followed by this one."""
         return StateMap(self._moved(earlier.transition), self.apply(earlier.offset), self.matrix)
 
-    def transposed(self, offset: Tensor) -> StateMap:
-        """S -> A^T S + offset."""
-        transition = self.transition.mT if self.matrix else self.transition
-        return StateMap(transition, offset, self.matrix)
-
     def _moved(self, right: Tensor) -> Tensor:
         return self.transition @ right if self.matrix else self.transition * right
 
